@@ -1,0 +1,44 @@
+"""The networks by name: `create("resnet18")` gives a flax module."""
+
+from typing import Any
+
+from flax import linen as nn
+
+from jaxcnn.errors import UserError
+from jaxcnn.models import densenet, lenet, mobilenet, resnet
+
+_FAMILIES = {"lenet": lenet, "resnet": resnet, "densenet": densenet, "mobilenet": mobilenet}
+
+FAMILY = {name: family for family, module in _FAMILIES.items() for name in module.VARIANTS}
+"""Family of each variant, in the order of the study."""
+
+
+def create(name: str, num_classes: int = 10, **fields: Any) -> nn.Module:
+    """Returns the network called `name`, without parameters.
+
+    Args:
+        name: A key of `FAMILY`.
+        num_classes: Number of classes, K.
+        **fields: `dtype`, the compute dtype, and the options of the family, such as `width`.
+
+    Returns:
+        A module whose `init(key, images, train=False)` and `apply(variables, images, train=...)`
+        take float32 `[B, H, W, C]`; `apply` returns float32 logits `[B, K]`.
+
+    Raises:
+        UserError: If there is no such network, or it has no such option.
+    """
+    if name not in FAMILY:
+        raise UserError(f"model.name={name!r} is unknown; known networks: {', '.join(FAMILY)}")
+    allowed = options(name)
+    for key in fields:
+        if key != "dtype" and key not in allowed:
+            has = f"its options: {', '.join(allowed)}" if allowed else "it has none"
+            raise UserError(f"model.{key} is no option of {name}; {has}; leave model.{key} unset")
+    module, row = _FAMILIES[FAMILY[name]].VARIANTS[name]
+    return module(**{**row, **fields}, num_classes=num_classes)
+
+
+def options(name: str) -> tuple[str, ...]:
+    """The fields of the network called `name` that a user may set, beyond `dtype`."""
+    return _FAMILIES[FAMILY[name]].OPTIONS

@@ -1,0 +1,104 @@
+"""The layers that all networks share: convolution, batch norm with ReLU, classifier head.
+
+Each function creates one named flax layer inside the calling module's compact method, so parameter
+names and shapes are those of plain `nn.Conv`, `nn.BatchNorm` and `nn.Dense`. All arrays are
+`[B, H, W, C]`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from jaxcnn import ops
+from jaxcnn.errors import UserError
+
+# Kept fraction of the running statistics and epsilon: PyTorch's defaults (its momentum of 0.1 is the
+# new fraction), with which the published CIFAR-10 figures were made.
+NORM_MOMENTUM = 0.9
+NORM_EPSILON = 1e-5
+
+
+def he_fan_out(groups: int = 1) -> Callable[..., jax.Array]:
+    """Normal initial values with variance 2 / fan-out (He et al. 2015, arXiv:1502.01852, eq. 14).
+
+    Fan-out counts what one input value really feeds: kernel area times output channels of its
+    group. (For a depthwise kernel that is 9, where flax's and PyTorch's own rule says 9 C.)
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        fan_out = shape[0] * shape[1] * shape[3] // groups
+        return jax.random.normal(key, shape, dtype) * jnp.sqrt(2.0 / fan_out).astype(dtype)
+
+    return init
+
+
+def conv(
+    x: jax.Array,
+    features: int,
+    kernel: int,
+    *,
+    name: str,
+    dtype: DTypeLike,
+    strides: int = 1,
+    padding: str = "SAME",
+    groups: int = 1,
+    use_bias: bool = False,
+) -> jax.Array:
+    """Applies a square convolution, `[B, H, W, C]` to `[B, H', W', features]`.
+
+    With "SAME", the padding is kernel // 2 on every side, as in the papers' code, whatever the
+    stride. (XLA's own "SAME" pads a strided convolution of an even size at the end only.)
+    """
+    margin = kernel // 2
+    layer = nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=strides,
+        padding=[(margin, margin)] * 2 if padding == "SAME" else padding,
+        feature_group_count=groups,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=he_fan_out(groups),
+        conv_general_dilated=ops.conv_general_dilated,
+        name=name,
+    )
+    return layer(x)
+
+
+def norm(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
+    """Batch normalisation (Ioffe & Szegedy 2015); statistics over the whole global batch."""
+    layer = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=NORM_MOMENTUM,
+        epsilon=NORM_EPSILON,
+        dtype=dtype,
+        name=name,
+    )
+    return layer(x)
+
+
+def norm_relu(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
+    """Batch normalisation, then ReLU."""
+    return nn.relu(norm(x, train=train, name=name, dtype=dtype))
+
+
+def classifier(x: jax.Array, num_classes: int, *, dtype: DTypeLike) -> jax.Array:
+    """Mean over all positions, then one dense layer: `[B, H, W, C]` to float32 logits `[B, K]`."""
+    x = jnp.mean(x, axis=(1, 2))
+    logits = nn.Dense(num_classes, dtype=dtype, name="classifier")(x)
+    return logits.astype(jnp.float32)
+
+
+def check_images(images: jax.Array, network: str, smallest: int) -> None:
+    """Raises UserError unless `images` are `[B, H, W, C]`, H and W at least `smallest` pixels."""
+    if images.ndim != 4:
+        raise UserError(f"{network} takes images [B, H, W, C], not shape {images.shape}")
+    height, width = images.shape[1:3]
+    if min(height, width) < smallest:
+        raise UserError(
+            f"{network} cannot take images of {height}x{width} pixels: "
+            f"it needs {smallest}x{smallest} at least; choose another model.name or data set"
+        )

@@ -1,0 +1,60 @@
+"""LeNet: the study's basic CNN, two convolutions and three dense layers (LeCun et al. 1998)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from jaxcnn import ops
+from jaxcnn.models import layers
+
+
+class LeNet(nn.Module):
+    """LeNet-5 (LeCun et al. 1998, fig. 2) with ReLU and max-pooling, as the study trains it.
+
+    Attributes:
+        num_classes: Number of classes, K.
+        dtype: Compute dtype; parameters are float32.
+    """
+
+    num_classes: int = 10
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Maps float `[B, H, W, C]`, H and W at least 16, to float32 logits `[B, K]`.
+
+        The first dense layer takes all positions, so its size depends on that of the images: a
+        trained LeNet takes one image size only. `train` changes nothing here.
+        """
+        del train
+        layers.check_images(images, "lenet", smallest=16)
+        x = images.astype(self.dtype)
+        for index, features in enumerate((6, 16), start=1):
+            x = layers.conv(
+                x,
+                features,
+                5,
+                padding="VALID",
+                use_bias=True,
+                dtype=self.dtype,
+                name=f"conv{index}",
+            )
+            x = ops.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for index, features in enumerate((120, 84), start=1):
+            dense = nn.Dense(
+                features,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.he_normal(),
+                name=f"dense{index}",
+            )
+            x = nn.relu(dense(x))
+        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)
+        return logits.astype(jnp.float32)
+
+
+VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {"lenet": (LeNet, {})}
+OPTIONS: tuple[str, ...] = ()

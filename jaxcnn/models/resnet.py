@@ -1,0 +1,128 @@
+"""ResNet: residual networks of He et al. 2015 (arXiv:1512.03385), for ImageNet and for CIFAR."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from jaxcnn.models import layers
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, or 1x1-3x3-1x1 (bottleneck), added to their input (sec. 3.2 and 4.1).
+
+    Attributes:
+        features: Channels of the block's 3x3 convolutions.
+        expansion: Output channels over `features`; 4 with a bottleneck.
+        bottleneck: 1x1-3x3-1x1 in place of 3x3-3x3.
+        shortcut: Where shapes differ: "projection" (1x1 convolution and norm, option B of sec. 3.3)
+            or "padded" (every second position and zero channels, option A); "none" leaves out every
+            shortcut, the paper's plain network.
+        strides: Stride of the (first) 3x3 convolution.
+        dtype: Compute dtype.
+    """
+
+    features: int
+    expansion: int
+    bottleneck: bool
+    shortcut: str
+    strides: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features * expansion]`."""
+        out = self.features * self.expansion
+        if self.bottleneck:
+            plan = [(self.features, 1, 1), (self.features, 3, self.strides), (out, 1, 1)]
+        else:
+            plan = [(self.features, 3, self.strides), (out, 3, 1)]
+        y = x
+        for index, (features, kernel, strides) in enumerate(plan, start=1):
+            y = layers.conv(
+                y, features, kernel, strides=strides, dtype=self.dtype, name=f"conv{index}"
+            )
+            if index < len(plan):
+                y = layers.norm_relu(y, train=train, dtype=self.dtype, name=f"norm{index}")
+        y = layers.norm(y, train=train, dtype=self.dtype, name=f"norm{len(plan)}")
+        if self.shortcut != "none":
+            y = y + self.carry(x, out, train=train)
+        return nn.relu(y)
+
+    def carry(self, x: jax.Array, out: int, *, train: bool) -> jax.Array:
+        """The shortcut: `x` itself, or `x` brought to `[B, H / strides, W / strides, out]`."""
+        if self.strides == 1 and x.shape[-1] == out:
+            return x
+        if self.shortcut == "padded":
+            x = x[:, :: self.strides, :: self.strides]
+            return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, out - x.shape[-1])))
+        x = layers.conv(x, out, 1, strides=self.strides, dtype=self.dtype, name="shortcut_conv")
+        return layers.norm(x, train=train, dtype=self.dtype, name="shortcut_norm")
+
+
+class ResNet(nn.Module):
+    """A 3x3 stem, stages of residual blocks, and a classifier.
+
+    Attributes:
+        blocks: Blocks of each stage.
+        widths: `features` of each stage's blocks; every stage but the first begins with stride 2.
+        bottleneck: Bottleneck blocks with an expansion of 4.
+        shortcut: "projection" or "padded", see ResidualBlock.
+        plain: Leave out all shortcuts: the plain networks of the paper's figures 4 and 6.
+        num_classes: Number of classes, K.
+        dtype: Compute dtype; parameters are float32.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    bottleneck: bool = False
+    shortcut: str = "projection"
+    plain: bool = False
+    num_classes: int = 10
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
+        layers.check_images(images, "resnet", smallest=2 ** (len(self.blocks) - 1))
+        x = images.astype(self.dtype)
+        x = layers.conv(x, self.widths[0], 3, dtype=self.dtype, name="stem_conv")
+        x = layers.norm_relu(x, train=train, dtype=self.dtype, name="stem_norm")
+        for stage, (blocks, width) in enumerate(
+            zip(self.blocks, self.widths, strict=True), start=1
+        ):
+            for block in range(1, blocks + 1):
+                x = ResidualBlock(
+                    features=width,
+                    expansion=4 if self.bottleneck else 1,
+                    bottleneck=self.bottleneck,
+                    shortcut="none" if self.plain else self.shortcut,
+                    strides=2 if stage > 1 and block == 1 else 1,
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{block}",
+                )(x, train=train)
+        return layers.classifier(x, self.num_classes, dtype=self.dtype)
+
+
+def _imagenet(*blocks: int, bottleneck: bool = False) -> tuple[type[nn.Module], dict[str, Any]]:
+    """A row of the paper's table 1, with the study's 3x3 stem and no max-pool for small images."""
+    return ResNet, {"blocks": blocks, "widths": (64, 128, 256, 512), "bottleneck": bottleneck}
+
+
+def _cifar(depth: int) -> tuple[type[nn.Module], dict[str, Any]]:
+    """Section 4.2: depth = 6 n + 2, n blocks in each of three stages, option A shortcuts."""
+    n = (depth - 2) // 6
+    return ResNet, {"blocks": (n, n, n), "widths": (16, 32, 64), "shortcut": "padded"}
+
+
+VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "resnet18": _imagenet(2, 2, 2, 2),
+    "resnet34": _imagenet(3, 4, 6, 3),
+    "resnet50": _imagenet(3, 4, 6, 3, bottleneck=True),
+    "resnet101": _imagenet(3, 4, 23, 3, bottleneck=True),
+    "resnet152": _imagenet(3, 8, 36, 3, bottleneck=True),
+    **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+}
+OPTIONS: tuple[str, ...] = ("plain",)
