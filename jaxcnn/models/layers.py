@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxcnn import ops
 from jaxcnn.errors import UserError
 
-# Kept fraction of the running statistics and epsilon: PyTorch's defaults (its momentum of 0.1 is the
+# Kept fraction of the running statistics, and epsilon: PyTorch's defaults (its momentum 0.1 is the
 # new fraction), with which the published CIFAR-10 figures were made.
 NORM_MOMENTUM = 0.9
 NORM_EPSILON = 1e-5
