@@ -1,0 +1,36 @@
+"""In which directory does a prepared data set lie?"""
+
+import os
+import re
+from pathlib import Path
+
+SOURCE_FILE = "jaxcnn_source.json"  # written by prepare: what the data set was made from
+DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
+
+
+def data_root(data_dir: str) -> Path:
+    """Returns `data_dir`, or else what TFDS would use, as an absolute path."""
+    chosen = data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets"
+    return Path(chosen).expanduser().absolute()
+
+
+def find(root: Path, name: str) -> Path | None:
+    """Returns the directory of the newest prepared version of `name`, or None.
+
+    TFDS writes `ROOT/NAME/VERSION`, or `ROOT/NAME/CONFIG/VERSION` for a name `NAME/CONFIG`; the
+    description file is there if and only if the preparation ended.
+    """
+    try:
+        versions = [
+            (tuple(map(int, path.name.split("."))), path)
+            for path in (root / name).iterdir()
+            if re.fullmatch(r"\d+\.\d+\.\d+", path.name) and (path / "dataset_info.json").is_file()
+        ]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return max(versions)[1] if versions else None
+
+
+def is_named(data_dir: str) -> bool:
+    """Tells whether somebody chose the data directory, rather than nobody."""
+    return bool(data_dir or os.environ.get(DATA_DIR_VARIABLE))

@@ -1,0 +1,104 @@
+"""What is a split, and which examples does a split string name?"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxcnn.errors import UserError
+
+
+class Split(NamedTuple):
+    """The examples of one split, in memory.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`, 0..255.
+      labels: int32 `[N]`, 0..classes - 1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Source(NamedTuple):
+    """A data set before anyone chose splits of it.
+
+    Attributes:
+      title: name, version and, for a changed copy, the word `modified`: `cifar10/3.0.2 modified`.
+      class_names: one name per label, in label order.
+      split_infos: TFDS's description of every whole split, by name.
+      read: gives the whole split of that name.
+    """
+
+    title: str
+    class_names: tuple[str, ...]
+    split_infos: Mapping[str, Any]
+    read: Callable[[str], Split]
+
+
+class Piece(NamedTuple):
+    """Examples `start` to `stop` (exclusive) of the whole split `name`."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def resolve(spec: str, source: Source) -> list[Piece]:
+    """Returns the pieces that a TFDS split string names, joined in this order.
+
+    Args:
+      spec: `train`, `train[:45000]`, `train[90%:]`, `train+test`, as in
+        https://www.tensorflow.org/datasets/splits. TFDS itself reads it, so that a string means
+        here what it means there.
+      source: the data set.
+
+    Raises:
+      UserError: the string is malformed, names a split or a range that is not there, or no example.
+    """
+    try:
+        absolute = tfds.core.ReadInstruction.from_spec(spec).to_absolute(source.split_infos)
+    except (ValueError, NotImplementedError) as error:
+        raise _refusal(spec, source, str(error).strip().splitlines()[-1]) from error
+    pieces = []
+    for part in absolute:  # TFDS writes None where a range starts or ends with the split
+        stop = source.split_infos[part.splitname].num_examples if part.to is None else part.to
+        piece = Piece(part.splitname, part.from_ or 0, stop)
+        if piece.start >= piece.stop:
+            raise _refusal(spec, source, "it holds no example")
+        pieces.append(piece)
+    return pieces
+
+
+def take(pieces: list[Piece], whole: Mapping[str, Split]) -> Split:
+    """Returns the named examples; views of the whole split where there is one piece."""
+    parts = [
+        Split(whole[name].images[start:stop], whole[name].labels[start:stop])
+        for name, start, stop in pieces
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return Split(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+
+
+def overlap(pieces: list[Piece], others: list[Piece]) -> int:
+    """Returns how many pairs of one example in `pieces` and the same one in `others` there are."""
+    return sum(
+        max(0, min(a.stop, b.stop) - max(a.start, b.start))
+        for a in pieces
+        for b in others
+        if a.name == b.name
+    )
+
+
+def _refusal(spec: str, source: Source, reason: str) -> UserError:
+    name = source.title.split("/")[0]
+    sizes = ", ".join(f"{n} ({i.num_examples:,} examples)" for n, i in source.split_infos.items())
+    return UserError(
+        f"split {spec!r} of {name} cannot be used: {reason.rstrip('.')}; {name} has {sizes}, to be "
+        "written like 'train', 'train[:1000]', 'train[90%:]' or 'train+test'"
+    )
