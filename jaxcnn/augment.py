@@ -1,0 +1,85 @@
+"""From stored pixels to what the network sees: random crop and flip, normalisation."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of each channel, in units of full scale (0..1)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def pixel_moments(images: np.ndarray) -> Moments:
+    """Returns the moments of uint8 `[N, H, W, C]`, exact to the last rounding (6 decimals).
+
+    For CIFAR-10's training split this gives the std 0.2470, 0.2435, 0.2616; the widespread 0.2023,
+    0.1994, 0.2010 is the mean of the images' own deviations. A channel that is constant gets std 1.
+    """
+    channels = images.shape[-1]
+    total = np.zeros(channels, np.uint64)
+    squares = np.zeros(channels, np.uint64)
+    for chunk in np.array_split(images, max(1, len(images) // 1000)):
+        flat = chunk.reshape(len(chunk), -1)
+        # 1,000 squares of 255 stay within uint32; reducing over images first keeps numpy's loops
+        # long: 0.2 s for CIFAR-10 where a plain mean over the channel takes 1.0 s.
+        total += flat.sum(0, dtype=np.uint32).reshape(-1, channels).sum(0, dtype=np.uint64)
+        square = np.square(flat, dtype=np.uint16).sum(0, dtype=np.uint32)
+        squares += square.reshape(-1, channels).sum(0, dtype=np.uint64)
+    pixels = images.size // channels
+    mean = total / pixels / 255
+    std = np.sqrt(np.maximum(squares / pixels / 255**2 - mean**2, 0))
+    std = np.where(std < 1e-6, 1.0, std)
+    return Moments(tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist()))
+
+
+def normalise(images: jax.Array, moments: Moments) -> jax.Array:
+    """Maps uint8 `[B, H, W, C]`, 0..255, to float32 with mean 0 and variance 1 per channel."""
+    scale = 1.0 / (255.0 * np.asarray(moments.std))
+    shift = np.asarray(moments.mean) / np.asarray(moments.std)
+    return images.astype(jnp.float32) * scale.astype(np.float32) - shift.astype(np.float32)
+
+
+def create(*, crop_padding: int, flip: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns `augment(key, images)`, from uint8 `[B, H, W, C]` to the same shape and dtype."""
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        crop_key, flip_key = jax.random.split(key)
+        if crop_padding:
+            images = random_crop(crop_key, images, crop_padding)
+        if flip:
+            images = random_flip(flip_key, images)
+        return images
+
+    return augment
+
+
+def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
+    """Pads each image with black and takes a random window of its own size.
+
+    Args:
+        key: A PRNG key.
+        images: uint8 `[B, H, W, C]`.
+        padding: Pixels on every side, above 0.
+
+    Returns:
+        uint8 `[B, H, W, C]` (He et al. 2015, arXiv:1512.03385, sec. 4.2).
+    """
+    corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * padding + 1)
+    margins = ((padding, padding), (padding, padding), (0, 0))
+
+    def window(image: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(jnp.pad(image, margins), (*corner, 0), image.shape)
+
+    return jax.vmap(window)(images, corners)
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image of `[B, H, W, C]` left to right with probability 1/2."""
+    mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)

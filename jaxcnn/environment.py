@@ -1,0 +1,97 @@
+"""Where a run happens: versions, devices, revision; and the compilation cache of this machine."""
+
+import datetime
+import os
+import platform
+import stat
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxcnn
+from jaxcnn.errors import UserError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Returns what environment.json says of one start of the program."""
+    devices = jax.devices()
+    return {
+        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "jaxcnn": jaxcnn.__version__,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "platform": devices[0].platform,
+        "devices": [device.device_kind for device in devices],
+        "host": platform.platform(),
+        "cpu": cpu_name(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def git_revision() -> str | None:
+    """Returns the commit of the source tree, with "-dirty" if it was changed; None without git."""
+    root = Path(jaxcnn.__file__).parents[1]
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def cpu_name() -> str:
+    """Returns the processor's name as the system gives it, or its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # no /proc on this system
+    return platform.processor() or platform.machine()
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in a private folder of the user's.
+
+    JAX loads what it finds there as machine code, so the folder must be the user's own and closed
+    to others. `JAX_COMPILATION_CACHE_DIR` chooses another folder, on the user's own responsibility.
+
+    Raises:
+        UserError: If the folder belongs to someone else, or cannot be made.
+    """
+    # The default of one second would leave out most of a small network's programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(base) / "jaxcnn" / "xla"
+    remedy = "set JAX_COMPILATION_CACHE_DIR to a folder of your own"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        info = folder.stat()
+        if hasattr(os, "getuid") and info.st_uid != os.getuid():
+            raise UserError(f"the compilation cache {folder} belongs to another user: {remedy}")
+        if stat.S_IMODE(info.st_mode) != 0o700:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise UserError(
+            f"cannot use the compilation cache {folder} ({error.strerror}): {remedy}"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,0 +1,133 @@
+"""Trains one network and leaves a run folder; the same command again continues.
+
+python -m jaxcnn.main --config configs/mobilenet.py
+python -m jaxcnn.main --config configs/mobilenet.py:digits
+python -m jaxcnn.main --config configs/mobilenet.py --config.train.epochs=3
+"""
+
+import difflib
+import itertools
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jaxcnn import config as configuration
+from jaxcnn import data, environment, loop, progress
+from jaxcnn.errors import UserError
+from jaxcnn.interrupts import Interrupted
+
+_FIELDS = "\n".join(
+    f"  --config.{key}: {configuration.describe(key)}" for key, _ in configuration.walk()
+)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Python file with get_config(), which is executed; after a colon, the data set. Every value "
+    f"can be set on the command line, such as --config.train.epochs=3:\n{_FIELDS}\n",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run folder; by default runs/NAME, or runs/NAME-DATASET, after --config."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains, prints the result and where everything is."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: only flags are taken, see --help")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
+    config = _CONFIG.value
+    configuration.validate(config)
+    workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
+    environment.use_compilation_cache()
+    report = progress.create()
+    dataset = data.load(**config.dataset)
+    summary = loop.fit(config, dataset, workdir, report)
+    report.say(
+        f"{summary['model']} after {summary['epoch']} epochs: evaluation accuracy "
+        f"{summary['eval_accuracy']:.4f}, loss {summary['eval_loss']:.4f}\n"
+        f"everything is in {workdir}: summary.json, metrics.jsonl, config.json, checkpoints/\n"
+        "to start another run, choose a new folder with --workdir"
+    )
+
+
+def default_workdir(config_file: str) -> str:
+    """Returns runs/NAME for --config .../NAME.py, runs/NAME-DATASET for NAME.py:DATASET."""
+    path, _, dataset = config_file.partition(":")
+    return f"runs/{Path(path).stem}" + (f"-{dataset}" if dataset else "")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line and executes the configuration file.
+
+    Raises:
+        UserError: For any mistake in the flags or in the file, in one line.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            raise UserError("--config is missing: give a file such as configs/mobilenet.py")
+    except UserError:
+        raise
+    except Exception as error:  # a configuration file is a program: it can raise anything
+        raise UserError(_explain(argv, error)) from error
+    return rest
+
+
+def _explain(argv: Sequence[str], error: Exception) -> str:
+    """Returns what is wrong with the flags, or with the configuration file, in one line."""
+    keys = [key for key, _ in configuration.walk()]
+    for argument in argv[1:]:
+        found = re.match(r"--?config\.([\w.]+)(?:=(.*))?$", argument)
+        if found and found[1] not in keys:
+            close = difflib.get_close_matches(found[1], keys, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see --help for all keys"
+            return f"--config.{found[1]} is not a key of the configuration: {hint}"
+        if found and f"--config.{found[1]}={found[2]}" in str(error):
+            return (
+                f"--config.{found[1]}={found[2]} is not allowed: {configuration.describe(found[1])}"
+            )
+    if isinstance(error, flags.Error) and "config" not in str(error):
+        return _one_line(error)
+    given = [a.split("=", 1)[-1] for a in argv if a.startswith(("--config=", "-config="))]
+    given += [b for a, b in itertools.pairwise(argv) if a in ("--config", "-config")]
+    file = given[-1].partition(":")[0] if given else ""
+    if not Path(file).is_file():
+        return f"--config={file}: there is no such file; the project's are in configs/"
+    line = ""
+    cause: BaseException = error
+    while inner := (cause.__cause__ or cause.__context__):
+        cause = inner
+    for frame in traceback.extract_tb(cause.__traceback__):
+        if Path(frame.filename).resolve() == Path(file).resolve():
+            line = f" line {frame.lineno}"
+    return f"configuration {file}{line}: {type(cause).__name__}: {_one_line(cause)}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def cli() -> None:
+    """Runs the program; what a user can cause ends in one line on standard error."""
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+    except Interrupted as stop:
+        print(f"stopped after step {stop.step}; the same command continues", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        print("stopped before training; nothing is lost", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,150 @@
+"""The pure functions of training: initial state, one step, one evaluation step.
+
+None of them is jitted here; `loop` does that. Batches are indices into a data set in memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from jaxcnn import augment as augmentation
+from jaxcnn import metrics
+from jaxcnn.optim import Optimizer
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run is at a step; a step is a function of this and the data.
+
+    Attributes:
+        step: int32 [], steps taken; the only clock.
+        params: float32 parameters.
+        batch_stats: float32 running means and variances of the norms; {} without norms.
+        opt_state: State of the optimizer's direction.
+        ema: Averaged {"params", "batch_stats"}; {} when switched off.
+        sums: Metrics of the current epoch's steps so far.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+    sums: metrics.Sums
+
+
+def create_train_state(
+    key: jax.Array,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    image_shape: tuple[int, int, int],
+    ema: bool = False,
+) -> TrainState:
+    """Returns the state at step 0 for images of `image_shape`, (H, W, C)."""
+    variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    average = {"params": params, "batch_stats": batch_stats}
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.direction.init(params),
+        ema=jax.tree.map(jnp.copy, average) if ema else {},  # a donated state must not alias
+        sums=metrics.zeros(),
+    )
+
+
+def train_step(
+    state: TrainState,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    moments: augmentation.Moments,
+    label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
+) -> TrainState:
+    """Takes one optimizer step on one batch.
+
+    Args:
+        state: The state before the step.
+        key: The run's key; the step's own randomness is `fold_in(key, state.step)`.
+        images: uint8 `[N, H, W, C]`, the training split.
+        labels: int32 `[N]`.
+        indices: int32 `[B]`, the rows of the batch.
+        model: A network from `models.create`.
+        optimizer: From `optim.create`.
+        augment: From `augment.create`.
+        moments: Of the training split's pixels.
+        label_smoothing: See `metrics.cross_entropy`.
+        ema_decay: Kept fraction of the averaged weights; 0 for none.
+
+    Returns:
+        The state after the step, with the batch added to its sums.
+    """
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    batch_labels = labels[indices]
+    inputs = augmentation.normalise(augment(augment_key, images[indices]), moments)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            inputs,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        losses = metrics.cross_entropy(logits, batch_labels, label_smoothing)
+        return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
+
+    grads, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    direction, opt_state = optimizer.direction.update(grads, state.opt_state, state.params)
+    rate = optimizer.learning_rate(state.step)
+    params = optax.apply_updates(state.params, jax.tree.map(lambda d: -rate * d, direction))
+    ema = state.ema
+    if ema_decay:
+        now = {"params": params, "batch_stats": batch_stats}
+        ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, now)
+    mask = jnp.ones_like(batch_labels, bool)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=ema,
+        sums=metrics.add(state.sums, metrics.sums(losses, logits, batch_labels, mask)),
+    )
+
+
+def evaluated_variables(state: TrainState) -> dict[str, Any]:
+    """Returns the variables that are evaluated: the averaged ones where there are such."""
+    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def eval_step(
+    variables: dict[str, Any],
+    images: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    mask: jax.Array,
+    *,
+    model: nn.Module,
+    moments: augmentation.Moments,
+) -> metrics.Sums:
+    """Returns the metric sums of one batch, rows `indices` int32 `[B]` where `mask` bool `[B]`."""
+    batch_labels = labels[indices]
+    logits: Any = model.apply(
+        variables, augmentation.normalise(images[indices], moments), train=False
+    )
+    losses = metrics.cross_entropy(logits, batch_labels)
+    return metrics.sums(losses, logits, batch_labels, mask)
