@@ -4,6 +4,7 @@ Beside the record files of a prepared data set lies `jaxcnn_decoded/SPLIT.npz`: 
 and a key that says which record files they came from. Removing it is always safe.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -42,11 +43,15 @@ def read_or_make(directory: Path, split: str, count: int, make: Callable[[], Spl
     try:
         _write(path, key, made)
     except OSError as error:
-        _logger.warning(
-            "cannot keep the decoded images in %s (%s): every start decodes them again",
-            *(path.parent, error.strerror or error),
-        )
+        _warn_unwritable(path.parent, error.strerror or str(error))
     return made
+
+
+@functools.cache  # so that it is said once, not for every split
+def _warn_unwritable(folder: Path, reason: str) -> None:
+    _logger.warning(
+        "cannot keep the decoded images in %s (%s): every start decodes them again", folder, reason
+    )
 
 
 def _key(directory: Path) -> str:
@@ -65,7 +70,8 @@ def _key(directory: Path) -> str:
 
 def _read(path: Path, key: str, count: int) -> Split | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # checks the CRC-32 of what it reads
+        # Reading checks the CRC-32. np.load does not close a damaged file that it opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             split = Split(arrays["images"], arrays["labels"])

@@ -180,11 +180,11 @@ def _reason(error: BaseException) -> str:
     """Returns the operating system's own words, which requests wraps several times."""
     inner: BaseException | None = error
     while inner is not None:
+        if isinstance(inner, TimeoutError):
+            return "the host does not answer"
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__
-    if isinstance(error, requests.ReadTimeout):
-        return "the host does not answer"
     if isinstance(error, (requests.exceptions.ChunkedEncodingError, requests.ConnectionError)):
         return "the connection breaks off"
     return " ".join(str(error).split())

@@ -35,7 +35,8 @@ def source(name: str, data_dir: str) -> Source:
       UserError: there is no such data set, it is not prepared, or it cannot be used.
     """
     root = data_root(data_dir)
-    _check_name(name)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*(/[\w.-]*\w)?", name):
+        raise _unknown(name)
     if is_named(data_dir) and not root.is_dir():
         raise UserError(
             f"the data directory {root} does not exist: create it to have the data put there, or "
@@ -47,6 +48,7 @@ def source(name: str, data_dir: str) -> Source:
             above = root.parent if root.name == name else root.parent.parent
             raise UserError(f"{root} lies inside the data directory: give {above} instead")
         if name not in SETS:
+            _check_registered(name)
             raise UserError(f"{name} is not prepared in {root}: {_preparation(name, root)}")
         directory = prepare.prepare(name, data_dir=data_dir)
     builder = _open(directory, name, root)
@@ -61,16 +63,21 @@ def source(name: str, data_dir: str) -> Source:
     return Source(title, tuple(names), builder.info.splits, read)
 
 
-def _check_name(name: str) -> None:
-    """Raises UserError unless TFDS has a data set of that name."""
-    if re.fullmatch(r"[a-z][a-z0-9_]*(/[\w.-]*\w)?", name):
-        try:
-            tfds.builder_cls(name.split("/")[0])
-            return
-        except tfds.core.registered.DatasetNotFoundError:
-            pass
+def _check_registered(name: str) -> None:
+    """Raises UserError unless TFDS knows a data set, and its configuration, of that name."""
+    base, _, config = name.partition("/")
+    try:
+        configs = tfds.builder_cls(base).builder_configs
+        known = not config or config in configs
+    except tfds.core.registered.DatasetNotFoundError:
+        known = False
+    if not known:
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> UserError:
     close = difflib.get_close_matches(name, _SUGGESTED, n=1)
-    raise UserError(
+    return UserError(
         f"unknown data set {name!r}{f', did you mean {close[0]!r}?' if close else ':'} allowed are "
         f"{', '.join(_SUGGESTED)} and every other image-classification data set of TFDS whose "
         "images have one size"
@@ -78,11 +85,13 @@ def _check_name(name: str) -> None:
 
 
 def _preparation(name: str, root: Path) -> str:
+    # Not `tfds build`, which does not start without Apache Beam (tfds 4.9.10).
     return (
         "TFDS needs TensorFlow for that, so do it once in an environment of its own: python -m "
         "venv tfds-env && tfds-env/bin/pip install tensorflow tensorflow-datasets array_record "
-        f"importlib_resources && tfds-env/bin/tfds build {name} --file_format=array_record "
-        f"--data_dir={root}"
+        'importlib_resources && tfds-env/bin/python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"
+        '.download_and_prepare()"'
     )
 
 
@@ -94,9 +103,7 @@ def _open(directory: Path, name: str, root: Path) -> Any:
         features, splits = dict(builder.info.features.items()), builder.info.splits
         missing = [path.name for s in splits.values() for path in s.filepaths if not path.exists()]
     except Exception as error:  # TFDS raises whatever the damaged description leads to
-        raise UserError(
-            f"{directory} is damaged ({type(error).__name__}): delete it and prepare {name} again"
-        ) from error
+        raise _damaged(directory, name, error) from error
     if "array_record" not in formats:
         way = (
             f"python scripts/prepare_cifar10.py --dataset {name} --data_dir=OTHER"
@@ -128,6 +135,12 @@ def _open(directory: Path, name: str, root: Path) -> Any:
     return builder
 
 
+def _damaged(directory: Path | str, name: str, error: Exception) -> UserError:
+    return UserError(
+        f"{directory} is damaged ({type(error).__name__}): delete it and prepare {name} again"
+    )
+
+
 def _is_modified(directory: Path) -> bool:
     """Tells what `prepare` noted; a data set that TFDS itself prepared was checked by TFDS."""
     try:
@@ -145,7 +158,7 @@ def _decode(builder: Any, split: str) -> Split:
     labels = np.empty(len(records), np.int32)
     images = np.empty(0, np.uint8)
     with Meter(f"decoding {name} {split} (once)", len(records), "images") as meter:
-        for index, record in enumerate(_examples(records)):
+        for index, record in enumerate(_examples(builder, records)):
             try:
                 with Image.open(io.BytesIO(record["image"])) as file:
                     image = np.asarray(file.convert(_MODES[channels]))
@@ -161,9 +174,15 @@ def _decode(builder: Any, split: str) -> Split:
                 )
             images[index], labels[index] = image, record["label"]
             meter.advance()
+    if labels.min() < 0:  # so TFDS marks what has no label, as in stl10's split `unlabelled`
+        raise UserError(f"{name} {split} cannot be used: some of its images have no label")
     return Split(images, labels)
 
 
-def _examples(records: Any) -> Iterator[dict[str, Any]]:
+def _examples(builder: Any, records: Any) -> Iterator[dict[str, Any]]:
     for start in range(0, len(records), _CHUNK):
-        yield from records.__getitems__(range(start, min(start + _CHUNK, len(records))))
+        try:
+            chunk = records.__getitems__(range(start, min(start + _CHUNK, len(records))))
+        except Exception as error:  # array_record raises whatever the damage leads to
+            raise _damaged(builder.data_dir, builder.info.name, error) from error
+        yield from chunk

@@ -63,11 +63,17 @@ def _from_pickle(data: bytes, cifar: Cifar) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXEL_BYTES:
         raise ValueError(f"its data is not an array of N x {PIXEL_BYTES} bytes")
     columns = [batch[key] for key in cifar.python_labels]
-    if not len(pixels) or any(
-        not isinstance(column, list) or len(column) != len(pixels) for column in columns
-    ):
-        raise ValueError("it has not one label for every image")
+    if not len(pixels) or not all(_is_integers(column, len(pixels)) for column in columns):
+        raise ValueError("it has not one whole number as label for every image")
     return pixels, _checked(np.array(columns).T, cifar)
+
+
+def _is_integers(values: object, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, int) for value in values)
+    )
 
 
 def _checked(labels: np.ndarray, cifar: Cifar) -> np.ndarray:

@@ -60,7 +60,9 @@ def resolve(spec: str, source: Source) -> list[Piece]:
     try:
         absolute = tfds.core.ReadInstruction.from_spec(spec).to_absolute(source.split_infos)
     except (ValueError, NotImplementedError) as error:
-        raise _refusal(spec, source, str(error).strip().splitlines()[-1]) from error
+        # TFDS's last line says what is wrong, its further sentences what to do with TFDS.
+        reason = str(error).strip().splitlines()[-1].split(". ")[0]
+        raise _refusal(spec, source, reason) from error
     pieces = []
     for part in absolute:  # TFDS writes None where a range starts or ends with the split
         stop = source.split_infos[part.splitname].num_examples if part.to is None else part.to
