@@ -1,0 +1,90 @@
+"""How a batch is walked in chunks whose intermediates stay in the cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Bytes of intermediates (transformed tiles, patches) that one chunk may create.
+CHUNK_BYTES = 2 << 20
+
+
+def chunk_size(batch: int, bytes_per_image: int, budget: int = CHUNK_BYTES) -> int:
+    """Images in a chunk: as many as the budget allows, preferring a divisor of the batch."""
+    most = max(1, min(batch, budget // max(1, bytes_per_image)))
+    for size in range(most, most // 2, -1):
+        if batch % size == 0:
+            return size
+    return most
+
+
+def map_chunks(
+    function: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int, shards: int = 1
+) -> Any:
+    """`function(*arrays)`, computed `size` images at a time and put together again.
+
+    Args:
+      function: takes arrays of `[n, ...]` and returns one array of `[n, ...]`.
+      arrays: each `[batch, ...]`.
+      size: images of each shard in a chunk; need not divide the batch.
+      shards: devices over which the batch may be sharded.
+    """
+    return _walk(function, arrays, size, shards, reduce=False)
+
+
+def sum_chunks(
+    function: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int, shards: int = 1
+) -> Any:
+    """The sum of `function(*chunk)` over the chunks of the arrays; otherwise as `map_chunks`."""
+    return _walk(function, arrays, size, shards, reduce=True)
+
+
+def _walk(
+    function: Callable[..., Any],
+    arrays: tuple[jax.Array, ...],
+    size: int,
+    shards: int,
+    reduce: bool,
+) -> Any:
+    """The loop behind `map_chunks` and `sum_chunks`.
+
+    A batch sharded over devices must not be cut along the sharded axis, or XLA would gather it: it
+    is seen as `[shards, chunks, n, ...]` and walked along `chunks`, which no device shares.
+    """
+    batch = arrays[0].shape[0]
+    if batch % shards:
+        shards = 1  # Such a batch cannot be sharded evenly, so it is on every device.
+    local = batch // shards
+    size = min(size, local)
+    count, rest = divmod(local, size)
+    if count == 1 and not rest:
+        return function(*arrays)
+    per_shard = [a.reshape(shards, local, *a.shape[1:]) for a in arrays]
+
+    def run(pieces: list[jax.Array]) -> jax.Array:
+        n = pieces[0].shape[1]
+        out = function(*[p.reshape(shards * n, *p.shape[2:]) for p in pieces])
+        return out if reduce else out.reshape(shards, n, *out.shape[1:])
+
+    head = tuple(
+        p[:, : count * size].reshape(shards, count, size, *p.shape[2:]).swapaxes(0, 1)
+        for p in per_shard
+    )
+    tail = [p[:, count * size :] for p in per_shard]
+    if reduce:
+        total = run(tail) if rest else run([h[0] for h in head])
+        skip = 0 if rest else 1
+        if count > skip:
+            total, _ = lax.scan(
+                lambda carry, pieces: (carry + run(list(pieces)), None),
+                total,
+                tuple(h[skip:] for h in head) if skip else head,
+            )
+        return total
+    _, stacked = lax.scan(lambda carry, pieces: (carry, run(list(pieces))), (), head)
+    out = stacked.swapaxes(0, 1).reshape(shards, count * size, *stacked.shape[3:])
+    if rest:
+        out = jnp.concatenate([out, run(tail)], axis=1)
+    return out.reshape(batch, *out.shape[2:])

@@ -1,0 +1,62 @@
+"""What a convolution is, once its arguments are checked: sizes, strides, padding, groups."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+Pair = tuple[int, int]
+
+
+def height_width(images: jax.Array) -> Pair:
+    """Height and width of `[N, H, W, C]`."""
+    return images.shape[1], images.shape[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The static description of a 2-D convolution of NHWC images by an HWIO kernel.
+
+    Attributes:
+      input_size: height and width of the images.
+      kernel_size: height and width of the kernel.
+      strides: step of the window, in pixels, along height and width.
+      padding: zeros put before and after, along height and width; negative numbers crop.
+      depthwise: True if channel c of the output depends on channel c of the input alone.
+      precision: as in `lax.conv_general_dilated`; only accelerators look at it.
+    """
+
+    input_size: Pair
+    kernel_size: Pair
+    strides: Pair
+    padding: Pads
+    depthwise: bool
+    precision: Any = None
+
+    @property
+    def output_size(self) -> Pair:
+        """Height and width of the result."""
+        height, width = (
+            (n + sum(pads) - k) // s + 1
+            for n, k, s, pads in zip(
+                self.input_size, self.kernel_size, self.strides, self.padding, strict=True
+            )
+        )
+        return height, width
+
+    def reversed(self) -> "Geometry":
+        """The stride-1 convolution of the output's gradient that gives the input's gradient.
+
+        Its kernel is this one's, flipped along both axes, input and output channels exchanged.
+        """
+        assert self.strides == (1, 1)
+        padding = []
+        for n, out, k, (low, _) in zip(
+            self.input_size, self.output_size, self.kernel_size, self.padding, strict=True
+        ):
+            before = k - 1 - low
+            padding.append((before, n - out + k - 1 - before))
+        return dataclasses.replace(
+            self, input_size=self.output_size, padding=(padding[0], padding[1])
+        )

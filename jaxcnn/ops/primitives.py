@@ -1,0 +1,189 @@
+"""How the convolution and its two gradients behave under JAX's transformations.
+
+The three are bilinear, and each is the transpose of the others, so declaring them as primitives
+makes every derivative of any order, forward and backward, one of the three. A `custom_vjp` could
+not be differentiated forward (`jvp`, `hessian`), which `lax.conv_general_dilated` can.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxcnn.ops import algorithms
+from jaxcnn.ops.geometry import Geometry
+from jaxcnn.ops.platform import cpu_or_stock
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+Shape = tuple[int, ...]
+
+
+def _stock_convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        geometry.strides,
+        geometry.padding,
+        dimension_numbers=_LAYOUT,
+        feature_group_count=x.shape[3] if geometry.depthwise else 1,
+        precision=geometry.precision,
+    )
+
+
+def _stock_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    x = jax.ShapeDtypeStruct(_input_shape(dy.shape, kernel.shape, geometry), dy.dtype)
+    return jax.linear_transpose(lambda x: _stock_convolution(x, kernel, geometry), x)(dy)[0]
+
+
+def _stock_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct(_kernel_shape(x.shape, dy.shape, geometry), x.dtype)
+    return jax.linear_transpose(lambda k: _stock_convolution(x, k, geometry), kernel)(dy)[0]
+
+
+def _output_shape(x: Shape, kernel: Shape, geometry: Geometry) -> Shape:
+    return (x[0], *geometry.output_size, kernel[3])
+
+
+def _input_shape(dy: Shape, kernel: Shape, geometry: Geometry) -> Shape:
+    return (dy[0], *geometry.input_size, kernel[3] if geometry.depthwise else kernel[2])
+
+
+def _kernel_shape(x: Shape, dy: Shape, geometry: Geometry) -> Shape:
+    return (*geometry.kernel_size, 1 if geometry.depthwise else x[3], dy[3])
+
+
+def _define(
+    name: str,
+    shape: Callable[[Shape, Shape, Geometry], Shape],
+    fast: Callable[..., jax.Array],
+    stock: Callable[..., jax.Array],
+    batched: tuple[bool, bool],
+) -> Primitive:
+    """A primitive of two arrays and a geometry.
+
+    Args:
+      name: shown in a jaxpr.
+      shape: of the result, from the shapes of the operands.
+      fast: for the CPU; takes also `shards`, the devices that may share the batch.
+      stock: for every other platform.
+      batched: which operands lead with the batch. If the result does too, a further batch axis
+        (`vmap`) of these alone can join it.
+    """
+    primitive = Primitive(name)
+
+    def abstract(a: Any, b: Any, *, geometry: Geometry) -> Any:
+        return a.update(shape=shape(a.shape, b.shape, geometry), weak_type=False)
+
+    def lower(ctx: Any, a: Any, b: Any, *, geometry: Geometry) -> Any:
+        shards = _shards(ctx)
+
+        def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+            return cpu_or_stock(
+                lambda a, b: fast(a, b, geometry, shards),
+                lambda a, b: stock(a, b, geometry),
+                a,
+                b,
+            )
+
+        return mlir.lower_fun(choose, multiple_results=False)(ctx, a, b)
+
+    @functools.cache
+    def compiled(geometry: Geometry) -> Callable[..., jax.Array]:
+        return jax.jit(lambda a, b: primitive.bind(a, b, geometry=geometry))
+
+    def batch(operands: Any, axes: Any, *, geometry: Geometry) -> Any:
+        mapped = tuple(axis is not None for axis in axes)
+        if mapped == batched and not all(batched):
+            joined = []
+            for operand, axis in zip(operands, axes, strict=True):
+                if axis is not None:
+                    operand = batching.bdim_at_front(operand, axis, 0)
+                    count = operand.shape[0]
+                    operand = operand.reshape(-1, *operand.shape[2:])
+                joined.append(operand)
+            out = primitive.bind(*joined, geometry=geometry)
+            return out.reshape(count, -1, *out.shape[1:]), 0
+        out = cpu_or_stock(
+            lambda a, b: _one_by_one(
+                functools.partial(primitive.bind, geometry=geometry), a, b, axes
+            ),
+            jax.vmap(lambda a, b: stock(a, b, geometry), axes),
+            *operands,
+        )
+        return out, 0
+
+    primitive.def_impl(lambda a, b, *, geometry: compiled(geometry)(a, b))
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, lower)
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _one_by_one(
+    function: Callable[..., jax.Array],
+    a: jax.Array,
+    b: jax.Array,
+    axes: tuple[int | None, int | None],
+) -> jax.Array:
+    """`vmap(function, axes)(a, b)` as a loop: each member gets the fast algorithm."""
+    a_axis, b_axis = axes
+    if b_axis is None:
+        return lax.map(lambda a: function(a, b), jnp.moveaxis(a, a_axis or 0, 0))
+    if a_axis is None:
+        return lax.map(lambda b: function(a, b), jnp.moveaxis(b, b_axis, 0))
+    return lax.map(
+        lambda ab: function(*ab), (jnp.moveaxis(a, a_axis, 0), jnp.moveaxis(b, b_axis, 0))
+    )
+
+
+def _shards(ctx: Any) -> int:
+    """Devices over which the batch may be sharded by XLA in the program being lowered."""
+    axes = ctx.module_context.axis_context
+    if hasattr(axes, "num_devices"):
+        return axes.num_devices or 1
+    if hasattr(axes, "mesh"):  # Inside `shard_map`: what is manual is one shard already.
+        sizes = dict(axes.mesh.shape)
+        return math.prod(n for name, n in sizes.items() if name not in axes.manual_axes)
+    return 1
+
+
+convolution = _define(
+    "cnn_convolution", _output_shape, algorithms.forward, _stock_convolution, (True, False)
+)
+input_gradient = _define(
+    "cnn_input_gradient",
+    _input_shape,
+    algorithms.input_gradient,
+    _stock_input_gradient,
+    (True, False),
+)
+kernel_gradient = _define(
+    "cnn_kernel_gradient",
+    _kernel_shape,
+    algorithms.kernel_gradient,
+    _stock_kernel_gradient,
+    (True, True),
+)
+
+# Operands: convolution (x, kernel), input_gradient (dy, kernel), kernel_gradient (x, dy).
+ad.defbilinear(
+    convolution,
+    lambda ct, x, kernel, geometry: input_gradient.bind(ct, kernel, geometry=geometry),
+    lambda ct, x, kernel, geometry: kernel_gradient.bind(x, ct, geometry=geometry),
+)
+ad.defbilinear(
+    input_gradient,
+    lambda ct, dy, kernel, geometry: convolution.bind(ct, kernel, geometry=geometry),
+    lambda ct, dy, kernel, geometry: kernel_gradient.bind(ct, dy, geometry=geometry),
+)
+ad.defbilinear(
+    kernel_gradient,
+    lambda ct, x, dy, geometry: input_gradient.bind(dy, ct, geometry=geometry),
+    lambda ct, x, dy, geometry: convolution.bind(x, ct, geometry=geometry),
+)
