@@ -37,12 +37,12 @@ def _stock_convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> j
 
 
 def _stock_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    x = jax.ShapeDtypeStruct(_input_shape(dy.shape, kernel.shape, geometry), dy.dtype)
+    x = jax.typeof(dy).update(shape=_input_shape(dy.shape, kernel.shape, geometry))
     return jax.linear_transpose(lambda x: _stock_convolution(x, kernel, geometry), x)(dy)[0]
 
 
 def _stock_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
-    kernel = jax.ShapeDtypeStruct(_kernel_shape(x.shape, dy.shape, geometry), x.dtype)
+    kernel = jax.typeof(x).update(shape=_kernel_shape(x.shape, dy.shape, geometry))
     return jax.linear_transpose(lambda k: _stock_convolution(x, k, geometry), kernel)(dy)[0]
 
 
