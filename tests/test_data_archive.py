@@ -156,7 +156,7 @@ def test_links_and_foreign_paths_in_an_archive_lead_nowhere(tmp_path):
             member.type, member.linkname = kind, str(secret)
             tar.addfile(member)
     before = sorted(tmp_path.parent.rglob("*"))
-    assert "lacks cifar-10-batches-bin/test_batch.bin" in refusal(packed)
+    assert "lacks test_batch.bin in cifar-10-batches-bin" in refusal(packed)
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 

@@ -150,9 +150,14 @@ def _empty(path):
     path.write_bytes(b"")
 
 
-def _other_count(path):
+def _fewer_images(path):
     with np.load(path) as arrays:
-        np.savez(path, **{k: v[1:] if v.ndim else v for k, v in arrays.items()})
+        np.savez(path, **{k: v[1:] if v.ndim == 4 else v for k, v in arrays.items()})
+
+
+def _fewer_labels(path):
+    with np.load(path) as arrays:
+        np.savez(path, **{k: v[1:] if v.ndim == 1 else v for k, v in arrays.items()})
 
 
 def _other_type(path):
@@ -170,7 +175,7 @@ def _foreign(path):
 
 
 @pytest.mark.parametrize(
-    "damage", [_cut, _flip, _empty, _other_count, _other_type, _pickled, _foreign]
+    "damage", [_cut, _flip, _empty, _fewer_images, _fewer_labels, _other_type, _pickled, _foreign]
 )
 def test_damaged_cache_is_made_again(root, damage, caplog):
     first = load(root)
@@ -259,6 +264,14 @@ def test_unprepared_set_comes_with_the_command(root):
 
 def test_missing_data_directory_is_refused(root):
     assert "does not exist" in refusal(root / "typo")
+
+
+def test_unreadable_data_directory_is_refused(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert "Permission denied" in refusal(root)
 
 
 def test_named_directory_inside_the_data_directory_is_corrected(root):

@@ -131,8 +131,8 @@ def _read_tar(path: Path, cifar: Cifar) -> tuple[Layout, dict[str, bytes]]:
     content = found.get(layout.folder, {})
     if missing := {*layout.train, *layout.test} - set(content):
         raise UserError(
-            f"{path} lacks {layout.folder}/{min(missing)} and {len(missing) - 1} more files: it "
-            f"is not {layout.archive_name}, nor {cifar.python.archive_name}"
+            f"{path} lacks {', '.join(sorted(missing))} in {layout.folder}: give "
+            f"{cifar.binary.archive_name} or {cifar.python.archive_name}"
         )
     return layout, content
 

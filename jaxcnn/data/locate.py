@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from jaxcnn.errors import UserError
+
 SOURCE_FILE = "jaxcnn_source.json"  # written by prepare: what the data set was made from
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
 
@@ -19,6 +21,9 @@ def find(root: Path, name: str) -> Path | None:
 
     TFDS writes `ROOT/NAME/VERSION`, or `ROOT/NAME/CONFIG/VERSION` for a name `NAME/CONFIG`; the
     description file is there if and only if the preparation ended.
+
+    Raises:
+      UserError: the directory may not be read.
     """
     try:
         versions = [
@@ -28,6 +33,11 @@ def find(root: Path, name: str) -> Path | None:
         ]
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise UserError(
+            f"cannot read {root / name} ({error.strerror}): get leave to, or name another data "
+            f"directory by --config.dataset.data_dir or {DATA_DIR_VARIABLE}"
+        ) from error
     return max(versions)[1] if versions else None
 
 

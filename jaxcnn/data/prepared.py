@@ -3,6 +3,7 @@
 import difflib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def source(name: str, data_dir: str) -> Source:
     root = data_root(data_dir)
     if not re.fullmatch(r"[a-z][a-z0-9_]*(/[\w.-]*\w)?", name):
         raise _unknown(name)
-    if is_named(data_dir) and not root.is_dir():
+    if is_named(data_dir) and not os.path.isdir(root):
         raise UserError(
             f"the data directory {root} does not exist: create it to have the data put there, or "
             "correct --config.dataset.data_dir or TFDS_DATA_DIR"
