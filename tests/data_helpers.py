@@ -56,9 +56,9 @@ def write_python(folder: Path, name: str, dump: Callable[[dict[str, Any]], bytes
     return target
 
 
-def pack(folder: Path, archive: Path) -> Path:
-    """Packs a folder into a gzipped tar archive; returns it."""
-    with tarfile.open(archive, "w:gz") as tar:
+def pack(folder: Path, archive: Path, compression: str = "gz") -> Path:
+    """Packs a folder into a tar archive; returns it."""
+    with tarfile.open(archive, f"w:{compression}") as tar:
         tar.add(folder, arcname=folder.name)
     return archive
 

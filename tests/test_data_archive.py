@@ -102,9 +102,11 @@ def test_a_wrong_archive_is_not_unpickled(tmp_path, monkeypatch):
     refusal(packed, allow_modified=False)
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.97])
-def test_truncated_archive_is_named_so(tmp_path, keep):
-    packed = helpers.pack(helpers.write_binary(tmp_path, "cifar10"), tmp_path / "a.tar.gz")
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.7, 0.9])
+@pytest.mark.parametrize("compression", ["gz", ""])
+def test_truncated_archive_is_named_so(tmp_path, keep, compression):
+    folder, packed = helpers.write_binary(tmp_path, "cifar10"), tmp_path / "a.tar"
+    helpers.pack(folder, packed, compression)
     content = packed.read_bytes()
     packed.write_bytes(content[: int(keep * len(content))])
     assert "truncated" in refusal(packed, allow_modified=False)
@@ -168,11 +170,20 @@ def test_oversized_member_is_refused_unread(tmp_path, monkeypatch):
     assert "bytes" in refusal(tmp_path / "cifar-10-batches-bin")
 
 
+def test_archive_with_a_huge_foreign_member_is_refused_unread(tmp_path):
+    packed = tmp_path / "a.tar"
+    member = tarfile.TarInfo("bomb")
+    member.size = 1 << 40
+    packed.write_bytes(member.tobuf() + bytes(10240))
+    assert "'bomb'" in refusal(packed)
+
+
 def test_partial_record_is_refused(tmp_path):
     folder = helpers.write_binary(tmp_path, "cifar10")
     file = folder / "data_batch_2.bin"
     file.write_bytes(file.read_bytes()[:-1])
-    assert "data_batch_2.bin" in refusal(folder)
+    message = refusal(folder)
+    assert "data_batch_2.bin" in message and "whole records of 3,073" in message
 
 
 def test_label_outside_the_classes_is_refused(tmp_path):
@@ -219,6 +230,8 @@ def test_malicious_pickle_is_refused_and_does_nothing(tmp_path, protocol):
         b"\x80\x02}",
         pickle.dumps([1, 2]),
         pickle.dumps({"data": np.zeros((2, 3072), np.float64), "labels": [0, 1]}),
+        pickle.dumps({"data": np.zeros((2, 3072), np.int8), "labels": [0, 1]}, protocol=2),
+        pickle.dumps({"data": np.zeros((2, 3072), np.uint8, "F"), "labels": [0]}, protocol=2),
         pickle.dumps({"data": np.array([None, os.sep], dtype=object), "labels": [0, 1]}),
     ],
 )

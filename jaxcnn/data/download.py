@@ -99,7 +99,7 @@ class _Transfer:
         self._folder = Path(destination_path)
         check_reachable(url)
         path = self._folder / Path(urllib.parse.urlsplit(url).path).name
-        transfer(url, path)
+        stream_to_file(url, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = tfds.core.utils.Size(path.stat().st_size)
@@ -137,7 +137,7 @@ def check_reachable(url: str) -> None:
         raise error
 
 
-def transfer(url: str, path: Path) -> None:
+def stream_to_file(url: str, path: Path) -> None:
     """Writes the file at `url` to `path`, going on where a connection broke.
 
     Raises:

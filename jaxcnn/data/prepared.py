@@ -101,8 +101,7 @@ def _open(directory: Path, name: str, root: Path) -> Any:
     try:
         builder = tfds.builder_from_directory(directory)
         formats = {file_format.value for file_format in builder.info.available_file_formats()}
-        features, splits = dict(builder.info.features.items()), builder.info.splits
-        missing = [path.name for s in splits.values() for path in s.filepaths if not path.exists()]
+        features = dict(builder.info.features.items())
     except Exception as error:  # TFDS raises whatever the damaged description leads to
         raise _damaged(directory, name, error) from error
     if "array_record" not in formats:
@@ -114,11 +113,6 @@ def _open(directory: Path, name: str, root: Path) -> Any:
         raise UserError(
             f"{directory} holds {'/'.join(sorted(formats))} files, which cannot be read without "
             f"TensorFlow (array_record can): delete it, or use another data directory, and {way}"
-        )
-    if missing or not splits:
-        raise UserError(
-            f"{directory} lacks {missing[0] if missing else 'its record files'}: delete it and "
-            f"prepare {name} again"
         )
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(
