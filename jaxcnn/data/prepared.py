@@ -169,7 +169,7 @@ def _decode(builder: Any, split: str) -> Split:
                 )
             images[index], labels[index] = image, record["label"]
             meter.advance()
-    if labels.min() < 0:  # so TFDS marks what has no label, as in stl10's split `unlabelled`
+    if np.any(labels < 0):  # so TFDS marks what has no label, as in stl10's split `unlabelled`
         raise UserError(f"{name} {split} cannot be used: some of its images have no label")
     return Split(images, labels)
 
