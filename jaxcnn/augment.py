@@ -40,9 +40,9 @@ def pixel_moments(images: np.ndarray) -> Moments:
 
 def normalise(images: jax.Array, moments: Moments) -> jax.Array:
     """Maps uint8 `[B, H, W, C]`, 0..255, to float32 with mean 0 and variance 1 per channel."""
-    scale = 1.0 / (255.0 * np.asarray(moments.std))
-    shift = np.asarray(moments.mean) / np.asarray(moments.std)
-    return images.astype(jnp.float32) * scale.astype(np.float32) - shift.astype(np.float32)
+    mean, std = (np.asarray(row).reshape(1, 1, 1, -1) for row in moments)
+    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    return images.astype(jnp.float32) * scale - shift
 
 
 def create(*, crop_padding: int, flip: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:

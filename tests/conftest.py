@@ -1,0 +1,83 @@
+"""What holds for every test: strict JAX, the CPU, and the small networks and data they share."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxcnn import ops
+from jaxcnn.data import Dataset, Split
+from jaxcnn.models.densenet import DenseNet
+from jaxcnn.models.lenet import LeNet
+from jaxcnn.models.mobilenet import MobileNet
+from jaxcnn.models.resnet import ResNet
+from jaxcnn.programs import init_compiler_options
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# One small network of each kind of block, quick to compile.
+SMALL: dict[str, nn.Module] = {
+    "lenet": LeNet(),
+    "resnet": ResNet(blocks=(1, 1), widths=(8, 16)),
+    "resnet_padded": ResNet(blocks=(1, 1), widths=(8, 16), shortcut="padded"),
+    "resnet_bottleneck": ResNet(blocks=(1, 1), widths=(4, 8), bottleneck=True),
+    "resnet_plain": ResNet(blocks=(1, 1), widths=(8, 16), plain=True),
+    "densenet": DenseNet(blocks=(2, 2), growth_rate=4),
+    "densenet_without_bottleneck": DenseNet(blocks=(2, 2), growth_rate=4, bn_size=0),
+    "mobilenet": MobileNet(blocks=((16, 1), (32, 2)), stem_strides=2),
+}
+FAMILIES = ("lenet", "resnet", "densenet", "mobilenet")
+
+
+def random_images(count: int, size: int = 16, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Returns uint8 `[count, size, size, channels]`."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+
+
+def random_dataset(train: int = 48, evaluation: int = 20, size: int = 16) -> Dataset:
+    """Returns a data set of noise with 10 classes."""
+    rng = np.random.default_rng(1)
+    images = random_images(train + evaluation, size)
+    labels = rng.integers(0, 10, train + evaluation).astype(np.int32)
+    return Dataset(
+        train=Split(images[:train], labels[:train]),
+        eval=Split(images[train:], labels[train:]),
+        class_names=tuple("abcdefghij"),
+        fingerprint="noise",
+    )
+
+
+def init(model: nn.Module, images, seed: int = 0):
+    """Returns the network's variables, compiled as quickly as can be."""
+    program = jax.jit(
+        lambda key: model.init(key, images, train=False), compiler_options=init_compiler_options()
+    )
+    return program(jax.random.key(seed))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compiles each program once per session, however many tests build it."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+
+
+@pytest.fixture
+def stock_convolutions(monkeypatch):
+    """Puts XLA's own convolution in the networks: it compiles several times faster.
+
+    For tests of what is built from convolutions; tests/test_ops*.py show that ours give the same
+    numbers, and the tests of the command line train with them.
+    """
+    monkeypatch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """A data set of noise: 48 and 20 images of 16x16x3."""
+    return random_dataset()

@@ -1,0 +1,95 @@
+"""Configurations: every file loads, every mistake is named."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from jaxcnn import config, models
+from jaxcnn.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def _load(path, *dataset):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*dataset)
+
+
+def test_there_is_a_configuration_for_each_family():
+    names = {path.stem: _load(path).model.name for path in CONFIGS}
+    assert names == {
+        "lenet": "lenet",
+        "resnet": "resnet18",
+        "densenet": "densenet_bc100_k12",
+        "mobilenet": "mobilenet",
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("dataset", ["cifar10", "digits", "mnist"])
+def test_every_configuration_is_valid_on_every_data_set(path, dataset):
+    loaded = _load(path, dataset)
+    config.validate(loaded)
+    assert loaded.dataset.name == dataset
+    assert loaded.augment.flip == (dataset == "cifar10")
+    models.create(loaded.model.name)
+
+
+def test_a_typo_fails_and_names_the_right_key():
+    loaded = config.default_config()
+    with pytest.raises(AttributeError, match='Did you mean "peak_lr"'):
+        loaded.optim.peak_rl = 0.1
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "epochs", 0),
+        ("train", "label_smoothing", 1.0),
+        ("optim", "peak_lr", 0.0),
+        ("optim", "peak_lr", float("nan")),
+        ("optim", "momentum", -0.1),
+        ("optim", "schedule", "linear"),
+        ("optim", "milestones", (0.75, 0.5)),
+        ("optim", "milestones", ("a",)),
+        ("model", "dtype", "float16"),
+        ("model", "width", -1.0),
+        ("dataset", "train_split", ""),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(section, key, value):
+    changed = config.default_config()
+    changed[section][key] = value
+    with pytest.raises(UserError) as raised:
+        config.validate(changed)
+    message = str(raised.value)
+    assert message.startswith(f"{section}.{key}={value!r} is not allowed")
+    assert config.describe(f"{section}.{key}") in message
+    assert "\n" not in message
+
+
+def test_a_warmup_longer_than_the_training_is_refused():
+    changed = config.default_config()
+    changed.train.epochs = 3
+    changed.optim.warmup_epochs = 3.5
+    with pytest.raises(UserError, match="at most train.epochs=3"):
+        config.validate(changed)
+
+
+def test_a_configuration_made_by_hand_lacks_keys():
+    partial = config.default_config().unlock()
+    del partial.train["epochs"]
+    partial.train.epoch = 3
+    with pytest.raises(UserError, match="train.epoch, train.epochs"):
+        config.validate(partial)
+
+
+def test_to_dict_has_every_key_and_only_what_json_knows():
+    tree = config.to_dict(config.default_config())
+    assert tree["optim"]["milestones"] == [0.5, 0.75]
+    assert tree["model"]["width"] is None
+    keys = [f"{s}.{k}" for s, v in tree.items() if isinstance(v, dict) for k in v] + ["seed"]
+    assert sorted(keys) == sorted(key for key, _ in config.walk())

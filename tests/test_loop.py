@@ -1,0 +1,206 @@
+"""Runs: complete folders, exact continuation, signals, refusals."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import random_dataset
+
+from jaxcnn import config, loop, ops
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.errors import UserError
+from jaxcnn.interrupts import Interrupted
+from jaxcnn.progress import Silence
+
+pytestmark = pytest.mark.usefixtures("stock_convolutions")
+
+WALL_CLOCK = ("seconds", "images_per_second")
+
+
+def _config(**changes):
+    settings = config.default_config()
+    settings.dataset.name = "noise"
+    settings.model.name = "resnet20"
+    settings.train.epochs = 4
+    settings.train.batch_size = 16
+    settings.train.eval_batch_size = 10
+    settings.train.log_steps = 1
+    settings.optim.peak_lr = 0.01
+    for key, value in changes.items():
+        section, name = key.split("__")
+        settings[section][name] = value
+    return settings
+
+
+def _metrics(folder: Path):
+    """Returns the records without what a clock put there."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [{k: v for k, v in record.items() if k not in WALL_CLOCK} for record in records]
+
+
+def _final_arrays(folder: Path):
+    """Returns the newest checkpoint's arrays by name."""
+    import orbax.checkpoint as ocp
+
+    newest = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    tree = ocp.StandardCheckpointer().restore((newest / "default").resolve())
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _assert_same_run(one: Path, other: Path):
+    assert _metrics(one) == _metrics(other)
+    first, second = _final_arrays(one), _final_arrays(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].tobytes() == second[name].tobytes(), name
+
+
+class StopAt(Silence):
+    """Sends this process a signal after a step, as a person or a scheduler would."""
+
+    def __init__(self, step, signum=signal.SIGINT):
+        """Stops after `step`."""
+        self._stop, self._signum, self.said = step, signum, []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def step(self, step, loss, accuracy, rate):
+        if step == self._stop:
+            os.kill(os.getpid(), self._signum)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """An uninterrupted run of 4 epochs of 3 steps."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
+        loop.fit(_config(), random_dataset(), folder)
+    return folder
+
+
+def test_a_run_leaves_a_complete_folder(reference):
+    assert {path.name for path in reference.iterdir()} == {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+    }
+    records = [json.loads(line) for line in (reference / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert [record["step"] for record in records] == [3, 6, 9, 12]
+    assert list(records[0]) == [
+        "epoch",
+        "step",
+        "learning_rate",
+        "train_loss",
+        "train_accuracy",
+        "eval_loss",
+        "eval_accuracy",
+        "seconds",
+        "images_per_second",
+    ]
+    summary = json.loads((reference / "summary.json").read_text())
+    assert {key: summary[key] for key in records[-1]} == records[-1]
+    assert summary["parameters"] == 269_722
+    assert "best_epoch" not in summary  # never chosen on the test split
+    resolved = json.loads((reference / "config.json").read_text())
+    assert resolved["model"]["dtype"] == "float32"
+    assert resolved["model"]["plain"] is False
+    assert resolved["dataset"]["image_shape"] == [16, 16, 3]
+    assert "auto" not in json.dumps(resolved)
+    start = json.loads((reference / "environment.json").read_text())["starts"][0]
+    assert start["dataset"] == "noise" and start["platform"] == "cpu"
+
+
+@pytest.mark.parametrize("step", [1, 3, 6, 8, 12])
+def test_a_run_stopped_by_a_signal_continues_to_the_same_bytes(reference, tmp_path, step):
+    with pytest.raises(Interrupted) as stop:
+        loop.fit(_config(), random_dataset(), tmp_path / "run", StopAt(step, signal.SIGTERM))
+    assert (stop.value.step, stop.value.signum) == (step, signal.SIGTERM)
+    report = StopAt(-1)
+    loop.fit(_config(), random_dataset(), tmp_path / "run", report)
+    assert f"continuing after step {step}" in report.said
+    _assert_same_run(reference, tmp_path / "run")
+
+
+def test_another_data_position_gives_other_bytes(reference, tmp_path, monkeypatch):
+    """The comparison above can fail: a run that repeats one batch on resume differs."""
+    with pytest.raises(Interrupted):
+        loop.fit(_config(), random_dataset(), tmp_path / "run", StopAt(4))
+    original = loop.batches.epoch_order
+    monkeypatch.setattr(
+        loop.batches, "epoch_order", lambda *args: np.roll(original(*args), 1, axis=0)
+    )
+    loop.fit(_config(), random_dataset(), tmp_path / "run")
+    assert _metrics(reference) != _metrics(tmp_path / "run")
+
+
+def test_a_finished_run_is_left_alone(reference):
+    before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+    summary = loop.fit(_config(), random_dataset(), reference)
+    assert summary == json.loads((reference / "summary.json").read_text())
+    assert before == {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_was_killed_before_its_summary_gets_one(reference, tmp_path):
+    loop.fit(_config(), random_dataset(), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    summary = loop.fit(_config(), random_dataset(), tmp_path / "run")
+    assert summary["epoch"] == 4
+    _assert_same_run(reference, tmp_path / "run")
+
+
+def test_other_data_under_the_same_name_are_refused(reference):
+    other = random_dataset()._replace(fingerprint="other noise")
+    with pytest.raises(UserError, match="dataset.fingerprint was 'noise', is 'other noise'"):
+        loop.fit(_config(), other, reference)
+
+
+def test_the_best_epoch_is_named_on_a_held_out_split(tmp_path):
+    settings = _config(dataset__eval_split="train[48:]", train__epochs=2)
+    summary = loop.fit(settings, random_dataset(), tmp_path / "run")
+    best = max(_metrics(tmp_path / "run"), key=lambda record: record["eval_accuracy"])
+    assert summary["best_epoch"] == best["epoch"]
+    assert summary["best_eval_accuracy"] == best["eval_accuracy"]
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="train.batch_size=64 is larger .* 48 images"):
+        loop.fit(_config(train__batch_size=64), random_dataset(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_the_network_cannot_take_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="lenet cannot take images of 12x12 pixels"):
+        loop.fit(_config(model__name="lenet"), random_dataset(size=12), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_diverges_says_so(tmp_path):
+    settings = _config(optim__peak_lr=1e30, optim__warmup_epochs=0.0)
+    with pytest.raises(UserError, match="training loss is .* lower optim.peak_lr"):
+        loop.fit(settings, random_dataset(), tmp_path / "run")
+
+
+def test_checkpoints_are_limited_and_survive_donated_buffers(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    bump = jax.jit(lambda x: x + 1, donate_argnums=0)
+    value = jax.numpy.zeros(100_000)
+    for step in range(5):
+        checkpoints.save(step, {"value": value})
+        value = bump(value)
+    checkpoints.wait()
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [3, 4]
+    for step in (3, 4):
+        restored = checkpoints.restore(step, {"value": value})
+        np.testing.assert_array_equal(restored["value"], np.full(100_000, step, np.float32))
+    checkpoints.close()

@@ -1,0 +1,255 @@
+"""Networks: shapes, parameter counts, gradients, norms, options, errors."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import FAMILIES, SMALL, init
+from flax import linen as nn
+
+from jaxcnn import metrics, models
+from jaxcnn.errors import UserError
+from jaxcnn.models import layers
+from jaxcnn.models.densenet import DenseNet
+from jaxcnn.programs import compiler_options
+
+pytestmark = pytest.mark.usefixtures("stock_convolutions")
+
+
+def _init(model, shape, *, train=False):
+    """Returns abstract variables for float32 images of `shape`, without computing anything."""
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.eval_shape(lambda k, x: model.init(k, x, train=train), jax.random.key(0), images)
+
+
+def _count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _cifar_resnet_parameters(depth):
+    """Closed form for section 4.2's networks: all convolutions, two numbers per norm channel."""
+    n = (depth - 2) // 6
+    conv = lambda c, f: 9 * c * f + 2 * f  # noqa: E731 (kernel, scale and bias)
+    total = conv(3, 16) + 2 * n * conv(16, 16)
+    for c, f in ((16, 32), (32, 64)):
+        total += conv(c, f) + (2 * n - 1) * conv(f, f)
+    return total + 64 * 10 + 10
+
+
+PUBLISHED = {
+    "lenet": 62_006,
+    "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
+    "resnet50": 23_520_842,
+    "resnet101": 42_512_970,
+    "resnet152": 58_156_618,
+    "resnet20": 269_722,
+    "resnet32": _cifar_resnet_parameters(32),
+    "resnet44": _cifar_resnet_parameters(44),
+    "resnet56": _cifar_resnet_parameters(56),
+    "resnet110": 1_727_962,
+    "densenet121": 6_956_298,
+    "densenet161": 26_482_378,
+    "densenet169": 12_493_322,
+    "densenet201": 18_104_330,
+    "densenet_bc100_k12": 769_162,
+    "densenet40_k12": 1_019_722,
+    "mobilenet": 544_490,
+    "mobilenet_v1": 3_217_226,
+}
+
+
+def test_every_variant_has_a_published_count():
+    assert set(PUBLISHED) == set(models.FAMILY)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_count_is_the_published_one(name):
+    assert _count(_init(models.create(name), (2, 32, 32, 3))["params"]) == PUBLISHED[name]
+
+
+def test_closed_form_agrees_with_published_counts():
+    assert _cifar_resnet_parameters(20) == PUBLISHED["resnet20"]
+    assert _cifar_resnet_parameters(110) == PUBLISHED["resnet110"]
+
+
+@pytest.mark.parametrize("name", models.FAMILY)
+def test_logits_have_a_row_per_image_and_a_float32_column_per_class(name):
+    model = models.create(name, num_classes=7, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32)
+    variables = _init(model, images.shape)
+    logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
+    assert (logits.shape, logits.dtype) == ((3, 7), jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("name", [name for name in models.FAMILY if name != "lenet"])
+@pytest.mark.parametrize("shape", [(2, 33, 47, 1), (2, 28, 28, 1), (2, 64, 64, 3)])
+def test_fully_convolutional_networks_take_other_sizes_with_the_same_layers(name, shape):
+    params = _init(models.create(name), shape)["params"]
+    stem = 9 * (3 - shape[-1]) * params["stem_conv"]["kernel"].shape[-1]
+    assert _count(params) + stem == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("lenet", 15), ("densenet121", 7), ("resnet18", 7), ("resnet20", 3)]
+)
+def test_too_small_images_are_refused_in_words(name, size):
+    with pytest.raises(UserError, match=f"{size}x{size} pixels.* at least"):
+        _init(models.create(name), (1, size, size, 3))
+    _init(models.create(name), (1, size + 1, size + 1, 3))
+
+
+def test_images_without_a_batch_axis_are_refused():
+    with pytest.raises(UserError, match=r"\[B, H, W, C\]"):
+        _init(models.create("resnet20"), (32, 32, 3))
+
+
+def test_unknown_network_and_foreign_option_are_refused():
+    with pytest.raises(UserError, match="resnet19.*known networks: lenet, resnet18"):
+        models.create("resnet19")
+    with pytest.raises(UserError, match="width is no option of resnet18; its options: plain"):
+        models.create("resnet18", width=0.5)
+
+
+def _random(shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
+    model, images, labels = SMALL[name], _random((16, 16, 16, 3)), jnp.arange(16) % 10
+    variables = init(model, images, 1)
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            logits, _ = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return metrics.cross_entropy(logits, labels).mean()
+
+        return jax.grad(loss)(params)
+
+    grads = gradient(variables["params"])
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        where = jax.tree_util.keystr(path)
+        grad = np.asarray(grad)
+        assert np.isfinite(grad).all(), where
+        assert (grad != 0).any(), where
+
+
+def test_norm_uses_the_batch_in_training_and_the_running_statistics_in_evaluation():
+    class Norm(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return layers.norm(x, train=train, name="norm", dtype=jnp.float32)
+
+    x = 3.0 + 2.0 * _random((8, 4, 4, 5))
+    variables = Norm().init(jax.random.key(0), x, train=False)
+    y, updated = Norm().apply(variables, x, train=True, mutable=["batch_stats"])
+    mean, var = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
+    expected = (x - mean.reshape(1, 1, 1, 5)) / np.sqrt(var + 1e-5).reshape(1, 1, 1, 5)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    running = updated["batch_stats"]["norm"]
+    np.testing.assert_allclose(running["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(running["var"], 0.9 + 0.1 * var, rtol=1e-5)
+    unchanged = Norm().apply(variables, x, train=False)
+    np.testing.assert_allclose(unchanged, x / np.sqrt(1 + 1e-5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_image_is_classified_alike_alone_and_in_a_batch(name):
+    model, images = SMALL[name], _random((4, 16, 16, 3))
+    variables = init(model, images)
+    apply = jax.jit(lambda x: model.apply(variables, x, train=False))
+    np.testing.assert_allclose(apply(images)[:1], apply(images[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_plain_leaves_out_the_shortcuts_and_nothing_else():
+    residual, plain = models.create("resnet18"), models.create("resnet18", plain=True)
+    residual, plain = (_init(m, (1, 32, 32, 3))["params"] for m in (residual, plain))
+    assert "shortcut_conv" in residual["stage2_block1"]
+    shortcuts = sum(64 * 2**i * 128 * 2**i + 2 * 128 * 2**i for i in range(3))
+    assert _count(residual) - _count(plain) == shortcuts
+    padded, plain = models.create("resnet20"), models.create("resnet20", plain=True)
+    images = _random((2, 32, 32, 3))
+    variables = init(padded, images)
+    with_shortcuts, without = (
+        jax.jit(lambda v, m=m: m.apply(v, images, train=False))(variables) for m in (padded, plain)
+    )
+    assert not np.allclose(with_shortcuts, without)
+
+
+def test_width_scales_every_layer():
+    params = _init(models.create("mobilenet_v1", width=0.5), (1, 32, 32, 3))["params"]
+    assert params["stem_conv"]["kernel"].shape == (3, 3, 3, 16)
+    assert params["block13"]["pointwise_conv"]["kernel"].shape == (1, 1, 512, 512)
+
+
+def test_densenet_appends_new_channels_after_the_old_ones():
+    model = DenseNet(blocks=(1,), growth_rate=4)
+    params = _init(model, (1, 8, 8, 3))["params"]
+    assert params["final_norm"]["scale"].shape == (8 + 4,)
+    images = _random((2, 8, 8, 3))
+    variables = init(model, images)
+    options = dict(capture_intermediates=True, mutable=["intermediates"])
+    _, state = jax.jit(lambda v: model.apply(v, images, train=False, **options))(variables)
+    seen = state["intermediates"]
+    stem, new = seen["stem_conv"]["__call__"][0], seen["block1_layer1"]["__call__"][0]
+    joined = jnp.concatenate([stem, new], -1)
+    np.testing.assert_allclose(
+        seen["final_norm"]["__call__"][0], joined / np.sqrt(1 + 1e-5), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_dropout_acts_in_training_only():
+    model = DenseNet(blocks=(2,), growth_rate=4, drop_rate=0.5)
+    images = _random((2, 8, 8, 3))
+    variables = init(model, images)
+
+    @jax.jit
+    def train(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    assert not np.allclose(train(1), train(2))
+    np.testing.assert_array_equal(train(1), train(1))
+
+
+def _densenet_gradient(memory_efficient):
+    model = DenseNet(blocks=(5,), growth_rate=8, memory_efficient=memory_efficient)
+    images, labels = _random((16, 16, 16, 3)), jnp.arange(16) % 10
+    variables = init(model, images)
+
+    def loss(params):
+        logits, _ = model.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return metrics.cross_entropy(logits, labels).mean()
+
+    compiled = jax.jit(jax.grad(loss)).lower(variables["params"]).compile(compiler_options())
+    return compiled(variables["params"]), compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_efficient_densenet_gives_the_same_gradients_with_less_memory():
+    plain, plain_bytes = _densenet_gradient(False)
+    efficient, efficient_bytes = _densenet_gradient(True)
+    assert jax.tree.structure(plain) == jax.tree.structure(efficient)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(efficient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+    assert efficient_bytes < 0.8 * plain_bytes
+
+
+@pytest.mark.parametrize(
+    ("groups", "shape", "fan_out"), [(1, (3, 3, 16, 64), 9 * 64), (64, (3, 3, 1, 64), 9)]
+)
+def test_initial_kernels_have_variance_two_over_fan_out(groups, shape, fan_out):
+    kernels = layers.he_fan_out(groups)(jax.random.key(0), shape)
+    assert np.var(kernels) == pytest.approx(2 / fan_out, rel=0.15)
+
+
+def test_each_family_has_a_small_network():
+    assert set(FAMILIES) <= set(SMALL)

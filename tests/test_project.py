@@ -1,0 +1,90 @@
+"""Rules of the project itself: layers, doors, no TensorFlow, no pickle."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxcnn"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Imports go down only: a module may import modules of its own package and of lower levels.
+LEVELS = [
+    {"errors", "ops", ""},
+    {"config", "data", "augment", "batches", "optim", "metrics", "checkpoint", "rundir"},
+    {"parallel", "interrupts", "environment"},
+    {"models"},
+    {"steps", "describe"},
+    {"programs", "resolve", "progress"},
+    {"loop"},
+    {"main"},
+]
+
+# The only module that may import a library, by library.
+DOORS = {
+    "absl": {"main"},
+    "tensorflow_datasets": {"data"},
+    "orbax": {"checkpoint"},
+    "matplotlib": {"plots"},
+    "rich": {"progress"},
+    "sklearn": {"data"},
+}
+
+
+def _unit(path):
+    """Returns "models" for jaxcnn/models/resnet.py and "loop" for jaxcnn/loop.py."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def _imports(path):
+    """Yields the dotted names that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _level(unit):
+    return next(index for index, units in enumerate(LEVELS) if unit in units)
+
+
+def test_every_module_has_a_level():
+    assert {_unit(path) for path in FILES} == set().union(*LEVELS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+    for name in _imports(path):
+        package, *rest = name.split(".")
+        if package == "jaxcnn" and rest:
+            unit = rest[0] if rest[0] != "__version__" else ""
+            assert unit == _unit(path) or _level(unit) < _level(_unit(path)), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_library_has_one_door_and_tensorflow_none(path):
+    for name in _imports(path):
+        library = name.split(".")[0]
+        assert library not in ("tensorflow", "torch"), name
+        # One file reads the published pickled batches, with a reader that can run nothing.
+        assert library != "pickle" or path.name == "unpickle.py", name
+        assert _unit(path) in DOORS.get(library, {_unit(path)}), name
+
+
+def test_training_does_not_import_tensorflow_or_torch():
+    program = (
+        "import sys, pathlib, tempfile\n"
+        "from jaxcnn import config, data, loop\n"
+        "c = config.use_dataset(config.default_config(), 'digits')\n"
+        "c.model.name, c.train.epochs, c.optim.warmup_epochs = 'lenet', 1, 0.0\n"
+        "loop.fit(c, data.load(**c.dataset), pathlib.Path(tempfile.mkdtemp()) / 'run')\n"
+        "print(sorted({'tensorflow', 'torch', 'keras'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

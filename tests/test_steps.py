@@ -1,0 +1,161 @@
+"""One step and one evaluation: learning, averaging, independence of batching."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import FAMILIES, SMALL, random_dataset, random_images
+
+from jaxcnn import augment, metrics, optim, parallel, steps
+from jaxcnn.programs import Programs, init_compiler_options
+
+pytestmark = pytest.mark.usefixtures("stock_convolutions")
+
+MOMENTS = augment.Moments((0.5,) * 3, (0.25,) * 3)
+NO_AUGMENT = augment.create(crop_padding=0, flip=False)
+
+
+def _optimizer(peak_lr=0.05):
+    return optim.create(
+        name="sgd",
+        peak_lr=peak_lr,
+        momentum=0.9,
+        nesterov=True,
+        second_moment=0.999,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        schedule="constant",
+        warmup_epochs=0.0,
+        milestones=(),
+        decay_factor=0.1,
+        epochs=1,
+        steps_per_epoch=1,
+    )
+
+
+def _programs(dataset, *, model=SMALL["resnet"], eval_batch_size=10, ema_decay=0.0, seed=0):
+    return Programs(
+        model=model,
+        optimizer=_optimizer(),
+        augment=augment.create(crop_padding=2, flip=True),
+        moments=MOMENTS,
+        dataset=dataset,
+        mesh=parallel.data_mesh(),
+        batch_size=8,
+        eval_batch_size=eval_batch_size,
+        label_smoothing=0.1,
+        ema_decay=ema_decay,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_memorises_16_images(name):
+    model, optimizer = SMALL[name], _optimizer(peak_lr=0.01)
+    images, labels = jnp.asarray(random_images(16)), jnp.arange(16) % 10
+    settings = dict(model=model, optimizer=optimizer)
+    state = jax.jit(
+        lambda key: steps.create_train_state(key, **settings, image_shape=(16, 16, 3)),
+        compiler_options=init_compiler_options(),
+    )(jax.random.key(0))
+    step = jax.jit(
+        lambda state, indices: steps.train_step(
+            state,
+            jax.random.key(1),
+            images,
+            labels,
+            indices,
+            **settings,
+            augment=NO_AUGMENT,
+            moments=MOMENTS,
+        )
+    )
+    indices = np.arange(16, dtype=np.int32)
+    for _ in range(400):
+        state = step(state, indices)
+        loss, accuracy = metrics.means(state.sums)
+        state = state.replace(sums=metrics.zeros())
+    assert accuracy == 1.0
+    assert loss < 0.1
+
+
+def test_a_step_counts_itself_and_adds_its_batch_to_the_sums(dataset):
+    programs = _programs(dataset)
+    state = programs.init()
+    assert int(state.step) == 0
+    for index in range(3):
+        state = programs.train(state, np.arange(8 * index, 8 * index + 8, dtype=np.int32))
+    assert int(state.step) == 3
+    assert int(state.sums["count"]) == 24
+
+
+def test_a_step_depends_on_its_number_through_the_augmentation(dataset):
+    programs = _programs(dataset)
+    batch = np.arange(8, dtype=np.int32)
+
+    def losses(first_step):
+        state = programs.init().replace(step=jnp.int32(first_step))
+        return float(programs.train(state, batch).sums["loss"])
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+
+
+def test_initial_state_and_step_depend_on_the_seed(dataset):
+    batch = np.arange(8, dtype=np.int32)
+    first, second = (_programs(dataset, seed=seed) for seed in (0, 1))
+    assert float(first.train(first.init(), batch).sums["loss"]) != float(
+        second.train(second.init(), batch).sums["loss"]
+    )
+
+
+def test_evaluation_is_the_same_for_every_batch_size(dataset):
+    results = []
+    for size in (7, 10, 64):
+        programs = _programs(dataset, eval_batch_size=size)
+        sums = jax.device_get(programs.evaluate(programs.init()))
+        assert sums["count"] == 20
+        results.append((int(sums["correct"]), float(sums["loss"])))
+    assert len({correct for correct, _ in results}) == 1
+    np.testing.assert_allclose([loss for _, loss in results], results[0][1], rtol=1e-5)
+
+
+def test_averaged_weights_follow_their_recurrence_and_are_the_ones_evaluated(dataset):
+    programs = _programs(dataset, ema_decay=0.75)
+    state = programs.init()
+    expected = np.asarray(state.params["stem_conv"]["kernel"])
+    for index in range(3):
+        state = programs.train(state, np.arange(8 * index, 8 * index + 8, dtype=np.int32))
+        expected = 0.75 * expected + 0.25 * np.asarray(state.params["stem_conv"]["kernel"])
+    averaged = steps.evaluated_variables(state)["params"]["stem_conv"]["kernel"]
+    np.testing.assert_allclose(averaged, expected, rtol=1e-5)
+    assert not np.allclose(averaged, state.params["stem_conv"]["kernel"])
+
+
+def test_nothing_is_compiled_after_the_first_step(dataset):
+    programs = _programs(dataset)
+    compiled = []
+    state = programs.init()
+    state = programs.train(state, np.arange(8, dtype=np.int32))
+    programs.evaluate(state)
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for index in range(3):
+            state = programs.train(state, np.arange(index, index + 8, dtype=np.int32))
+            programs.evaluate(state)
+        assert not compiled
+        jax.jit(lambda x: x + len(compiled))(jnp.zeros(3))  # the listener does hear compilations
+        assert compiled
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_another_batch_size_than_the_compiled_one_is_an_error():
+    programs = _programs(random_dataset())
+    with pytest.raises(TypeError):
+        programs.train(programs.init(), np.arange(9, dtype=np.int32))
