@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxcnn import batches, metrics, parallel, steps
+from jaxcnn import batches, metrics, ops, parallel, steps
 from jaxcnn.augment import Moments
 from jaxcnn.data import Dataset
 from jaxcnn.optim import Optimizer
@@ -24,7 +24,7 @@ def compiler_options() -> dict[str, str]:
     batch 128, jax 0.10.2 and 0.12.0.1). Can go when XLA keeps them as it does on GPU and TPU.
     """
     if jax.default_backend() == "cpu":
-        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+        return {"xla_disable_hlo_passes": "cse_barrier_expander", **ops.CPU_COMPILER_OPTIONS}
     return {}
 
 

@@ -1,6 +1,7 @@
 """Convolution and pooling that are fast on the CPU, and the stock primitives elsewhere."""
 
 from jaxcnn.ops.convolution import conv_general_dilated
+from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
 from jaxcnn.ops.pooling import avg_pool, max_pool
 
-__all__ = ["avg_pool", "conv_general_dilated", "max_pool"]
+__all__ = ["CPU_COMPILER_OPTIONS", "avg_pool", "conv_general_dilated", "max_pool"]

@@ -1,0 +1,187 @@
+"""How fast a training step is, alone or against PyTorch and stock Flax, in one interleaved run.
+
+    python scripts/benchmark.py --network resnet18 --peer torch --peer flax
+    python scripts/benchmark.py --config configs/mobilenet.py --batch_size 512 --dtype bfloat16
+
+Contenders run the same step (see benchmark_workers.py) in processes of their own that take turns,
+so a busy moment of the machine meets all of them. `--peer torch` adds PyTorch eager (channels_last)
+and `torch.compile`, and needs `pip install jaxcnn[bench]`; `--peer flax` adds the same flax network
+with `lax.conv_general_dilated` and flax's pooling. Prints a table; `--out` also writes JSON.
+Exits with 1 if jaxcnn is less than twice as fast as stock Flax on a CPU.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
+LEAST_RATIO_TO_FLAX = 2.0
+
+
+class Contender:
+    """A process that answers each `{"steps": n}` with the seconds of n training steps."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        """Starts the process and waits until its first step is done."""
+        threads = str(spec["threads"])
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        self.spec = spec
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("benchmark_workers.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.facts = self.ask(spec)
+        self.seconds: list[float] = []
+        self.peak_bytes = 0
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Sends one line and returns the answer."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.spec['contender']} ended early; see its message above")
+        return json.loads(answer)
+
+    def run(self, steps: int) -> None:
+        """Takes `steps` steps and keeps their median."""
+        answer = self.ask({"steps": steps})
+        self.seconds.append(statistics.median(answer["seconds"]))
+        self.peak_bytes = answer["peak_bytes"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+    def result(self) -> dict[str, Any]:
+        """What was measured, for the JSON file."""
+        median = statistics.median(self.seconds)
+        return {
+            **self.facts,
+            "contender": self.spec["contender"],
+            "step_seconds": median,
+            "images_per_second": self.spec["batch_size"] / median,
+            "round_seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[str, Any]:
+    """Runs all contenders in turn and returns what was measured and the ratios."""
+    running = [Contender({**spec, "contender": name}) for name in contenders]
+    try:
+        steps = []
+        for contender in running:  # Warm up, and see how many steps fill half a second.
+            contender.run(2)
+            steps.append(max(1, min(20, round(0.5 / contender.seconds[-1]))))
+            contender.seconds.clear()
+        for _ in range(rounds):
+            for contender, count in zip(running, steps, strict=True):
+                time.sleep(0.2)  # Threads of the last contender stop spinning.
+                contender.run(count)
+        results = [contender.result() for contender in running]
+    finally:
+        for contender in running:
+            contender.close()
+    counts = {result["parameters"] for result in results}
+    if len(counts) != 1:
+        raise SystemExit(f"the networks differ: parameter counts {sorted(counts)}")
+    ours = results[0]["images_per_second"]
+    best = {
+        peer: max(r["images_per_second"] for r in results if r["contender"].startswith(peer))
+        for peer in ("torch", "flax")
+        if any(r["contender"].startswith(peer) for r in results)
+    }
+    return {
+        **spec,
+        "rounds": rounds,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+        "results": results,
+        "ratios": {peer: ours / rate for peer, rate in best.items()},
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text, a line for each contender."""
+    lines = [
+        f"{report['network']}, batch {report['batch_size']}, {report['dtype']}, "
+        f"{report['threads']} threads, medians of {report['rounds']}",
+        f"{'':14}{'images/s':>10}{'ms/step':>10}{'first s':>9}{'compile s':>10}{'peak MB':>9}",
+    ]
+    for r in report["results"]:
+        compiled = f"{r['compile_seconds']:.1f}" if r["compile_seconds"] else "-"
+        lines.append(
+            f"{r['contender']:14}{r['images_per_second']:10.1f}{1e3 * r['step_seconds']:10.1f}"
+            f"{r['first_step_seconds']:9.1f}{compiled:>10}{r['peak_bytes'] / 2**20:9.0f}"
+        )
+    for peer, ratio in report["ratios"].items():
+        lines.append(f"ratio to {peer}: {ratio:.2f}")
+    return "\n".join(lines)
+
+
+def network_of(config_file: str) -> str:
+    """The network that a file in configs/ trains."""
+    scope: dict[str, Any] = {}
+    exec(compile(Path(config_file).read_text(), config_file, "exec"), scope)
+    return scope["get_config"]().model.name
+
+
+def main() -> int:
+    """Runs the program; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", action="append", help="name from jaxcnn.models; repeatable")
+    parser.add_argument("--config", help="file whose network is taken")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peer", action="append", choices=list(CONTENDERS), default=[])
+    parser.add_argument("--rounds", type=int, default=7, help="medians of so many, 5 at least")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", help="JSON file to write")
+    args = parser.parse_args()
+    if args.rounds < 5:
+        parser.error(f"--rounds {args.rounds}: a median of fewer than 5 says little")
+    networks = args.network or []
+    if args.config:
+        networks.append(network_of(args.config))
+    if not networks:
+        parser.error("say which network: --network NAME or --config FILE")
+    contenders = ["jaxcnn", *(name for peer in args.peer for name in CONTENDERS[peer])]
+    reports, slow = [], False
+    for network in networks:
+        spec = {
+            "network": network,
+            "batch_size": args.batch_size,
+            "dtype": args.dtype,
+            "threads": args.threads,
+        }
+        report = measure(spec, contenders, args.rounds)
+        reports.append(report)
+        print(table(report), flush=True)
+        on_cpu = report["results"][0]["device"].startswith("cpu")
+        slow |= on_cpu and report["ratios"].get("flax", LEAST_RATIO_TO_FLAX) < LEAST_RATIO_TO_FLAX
+        if args.out:
+            Path(args.out).write_text(json.dumps(reports, indent=1) + "\n")
+    if slow:
+        print(f"error: less than {LEAST_RATIO_TO_FLAX} times stock Flax", file=sys.stderr)
+    return int(slow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
