@@ -1,5 +1,6 @@
 """Where a run happens: versions, devices, revision; and the compilation cache of this machine."""
 
+import ctypes
 import datetime
 import os
 import platform
@@ -65,6 +66,24 @@ def cpu_name() -> str:
     except OSError:
         pass  # no /proc on this system
     return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep freed memory for the next step in place of giving it to the system.
+
+    XLA's CPU runtime allocates each step's intermediate arrays anew. By default glibc returns such
+    blocks at once, and the system zeroes them page by page when the next step asks for them:
+    MobileNet's step at batch 128 takes 174 ms so, and 94 ms with the memory kept (2 cores of an
+    EPYC, jax 0.10.2, medians of 12 steps), for a peak memory of 1.36 in place of 0.97 GB. Does
+    nothing without glibc, or where the user has set glibc's own variables.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names and numbers from malloc.h
+    # One arena: only the main one grows without mmap.
+    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (arena_max, 1)):
+        mallopt(option, value)
 
 
 def use_compilation_cache() -> None:

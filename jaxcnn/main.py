@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     configuration.validate(config)
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
+    environment.keep_freed_memory()
     environment.use_compilation_cache()
     report = progress.create()
     dataset = data.load(**config.dataset)
@@ -68,6 +69,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Raises:
         UserError: For any mistake in the flags or in the file, in one line.
     """
+    given = [a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)]
+    given += [b for a, b in itertools.pairwise(argv) if a in ("--config", "-config")]
+    file = given[-1].partition(":")[0] if given else ""
+    if given and not Path(file).is_file():
+        raise UserError(f"--config={file}: there is no such file; the project's are in configs/")
     try:
         rest = flags.FLAGS(argv)
         if _CONFIG.value is None:
@@ -75,11 +81,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except UserError:
         raise
     except Exception as error:  # a configuration file is a program: it can raise anything
-        raise UserError(_explain(argv, error)) from error
+        raise UserError(_explain(argv, file, error)) from error
     return rest
 
 
-def _explain(argv: Sequence[str], error: Exception) -> str:
+def _explain(argv: Sequence[str], file: str, error: Exception) -> str:
     """Returns what is wrong with the flags, or with the configuration file, in one line."""
     keys = [key for key, _ in configuration.walk()]
     for argument in argv[1:]:
@@ -92,21 +98,24 @@ def _explain(argv: Sequence[str], error: Exception) -> str:
             return (
                 f"--config.{found[1]}={found[2]} is not allowed: {configuration.describe(found[1])}"
             )
-    if isinstance(error, flags.Error) and "config" not in str(error):
+    if isinstance(error, flags.UnrecognizedFlagError) or not file:
         return _one_line(error)
-    given = [a.split("=", 1)[-1] for a in argv if a.startswith(("--config=", "-config="))]
-    given += [b for a, b in itertools.pairwise(argv) if a in ("--config", "-config")]
-    file = given[-1].partition(":")[0] if given else ""
-    if not Path(file).is_file():
-        return f"--config={file}: there is no such file; the project's are in configs/"
-    line = ""
-    cause: BaseException = error
-    while inner := (cause.__cause__ or cause.__context__):
-        cause = inner
-    for frame in traceback.extract_tb(cause.__traceback__):
-        if Path(frame.filename).resolve() == Path(file).resolve():
-            line = f" line {frame.lineno}"
-    return f"configuration {file}{line}: {type(cause).__name__}: {_one_line(cause)}"
+    # The libraries in between raise errors of their own about the first one; the innermost with a
+    # line of the configuration file is the one that its author can understand.
+    chain: list[BaseException] = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    for cause in reversed(chain):
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(cause.__traceback__)
+            if Path(frame.filename).resolve() == Path(file).resolve()
+        ]
+        if isinstance(cause, SyntaxError):
+            lines = [cause.lineno]
+        if lines:
+            return f"{file} line {lines[-1]}: {type(cause).__name__}: {_one_line(cause)}"
+    return f"{file}: {_one_line(error)}"
 
 
 def _one_line(error: BaseException) -> str:
