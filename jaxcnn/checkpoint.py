@@ -1,5 +1,10 @@
-"""Checkpoints: the training state as named arrays, which Orbax writes in the background."""
+"""Checkpoints: the training state as named arrays, which a thread writes in the background."""
 
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,44 +13,165 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import serialization
 
+from jaxcnn import manifest
+from jaxcnn.errors import UserError
+
+_TEMPORARY = ".tmp-"
+# What the machine or its owner can mend; anything else that a write raises is a mistake of ours.
+_OUTSIDE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOENT,
+    errno.EMFILE,
+)
+
 
 class Checkpoints:
     """The checkpoints in one folder, one per step.
 
     A checkpoint is a nested dict of named arrays (`flax.serialization.to_state_dict`), no pickled
-    class. Orbax writes it to a temporary folder and renames that when all is on disk, so a folder
-    with a step's name is always whole.
+    class. Orbax writes it into a temporary folder, which gets a manifest and, when all is on disk,
+    the step as its name: a folder with a step's name was whole once. Orbax's own manager renames
+    before a manifest could be added. To open a folder changes nothing in it.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        """Opens `folder`, which is made if need be, and keeps the newest `keep` checkpoints."""
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
-        )
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+    def __init__(self, folder: Path, *, keep: int = 2, fingerprint: str | None = None) -> None:
+        """Opens `folder`, which need not exist.
+
+        Args:
+            folder: The folder of the checkpoints.
+            keep: So many of the newest are kept when there is a new one.
+            fingerprint: Of the configuration that the checkpoints belong to; None: any.
+        """
+        self._folder, self._keep, self._fingerprint = folder.resolve(), keep, fingerprint
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, rising."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts writing `state`; waits for an earlier write that is still under way."""
-        # The step donates its buffers to the next one, so the writer gets a copy of its own.
-        arrays = jax.tree.map(jnp.copy, serialization.to_state_dict(state))
-        self._manager.save(step, args=ocp.args.StandardSave(arrays))
+    def damaged(self) -> list[Path]:
+        """Returns the checkpoints that were set aside."""
+        return sorted(self._folder.glob("damaged/*"))
 
     def restore(self, step: int, template: Any) -> Any:
-        """Returns the state saved at `step`, with the structure and shardings of `template`."""
+        """Returns the state saved at `step`, with the structure and shardings of `template`.
+
+        Raises:
+            Damaged: If the checkpoint is not what its manifest says.
+            UserError: If it is of another format or another configuration.
+        """
+        folder = self._folder / str(step)
+        manifest.verify(folder, self._fingerprint)
         arrays = jax.tree.map(
             ocp.utils.to_shape_dtype_struct, serialization.to_state_dict(template)
         )
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(arrays))
+        restored = self._orbax.restore(folder / "default", args=ocp.args.StandardRestore(arrays))
         return serialization.from_state_dict(template, restored)
 
-    def wait(self) -> None:
-        """Returns when everything is on disk; raises what a write raised."""
-        self._manager.wait_until_finished()
+    def restore_newest(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
+        """Returns (step, state) of the newest whole checkpoint, or None where there is none.
 
-    def close(self) -> None:
-        """Waits and lets go of the folder."""
-        self._manager.close()
+        A damaged one is named to `warn` and set aside, in the folder "damaged".
+        """
+        for step in reversed(self.steps()):
+            try:
+                return step, self.restore(step, template)
+            except manifest.Damaged as error:
+                aside = self._set_aside(step)
+                warn(
+                    f"warning: the checkpoint of step {step} is damaged ({error}): kept as {aside}"
+                )
+        return None
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts writing `state`, unless there is one of `step`; waits for an earlier write.
+
+        Raises:
+            UserError: If the earlier write failed.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        # The step donates its buffers to the next one, so the writer gets a copy of its own.
+        arrays = jax.tree.map(jnp.copy, serialization.to_state_dict(state))
+        self._writer = threading.Thread(target=self._write, args=(step, arrays), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+            UserError: If a write failed for a reason outside the program, such as a full disk.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            reason = _outside_reason(error)
+            if reason is None:
+                raise error
+            newest = self.latest_step()
+            last = (
+                "there is none yet" if newest is None else f"the last whole one is of step {newest}"
+            )
+            raise UserError(
+                f"cannot write a checkpoint to {self._folder} ({reason}); {last}: mend this, then "
+                "the same command continues"
+            ) from error
+
+    def _write(self, step: int, arrays: Any) -> None:
+        """Writes one checkpoint and drops the oldest; the writer thread's whole life."""
+        temporary = self._folder / f"{_TEMPORARY}{step}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for left in self._folder.glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(left)
+            temporary.mkdir()
+            self._orbax.save(temporary / "default", args=ocp.args.StandardSave(arrays))
+            manifest.write(temporary, self._fingerprint or "")
+            os.rename(temporary, self._folder / str(step))
+            manifest.sync_folder(self._folder)
+            for old in self.steps()[: -self._keep]:
+                # Renamed first: a kill in the middle leaves nothing that looks like a checkpoint.
+                gone = self._folder / f"{_TEMPORARY}old-{old}"
+                os.rename(self._folder / str(old), gone)
+                shutil.rmtree(gone)
+        except BaseException as error:
+            self._error = error
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _set_aside(self, step: int) -> Path:
+        folder = self._folder / "damaged"
+        folder.mkdir(exist_ok=True)
+        count = sum(path.name.split("-")[0] == str(step) for path in folder.iterdir())
+        aside = folder / (f"{step}-{count + 1}" if count else str(step))
+        os.rename(self._folder / str(step), aside)
+        return aside
+
+
+def _outside_reason(error: BaseException) -> str | None:
+    """Returns the system's words for an error that is not the program's fault, or None.
+
+    TensorStore, below Orbax, raises ValueError with the system's words in its message.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    for number in _OUTSIDE:
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return None

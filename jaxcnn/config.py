@@ -112,6 +112,20 @@ FIELDS: dict[str, dict[str, Field]] = {
         "log_steps": Field(10, _at_least(1), "steps between two looks at the device's metrics"),
         "checkpoint_minutes": Field(10.0, _POSITIVE, "at most so long between two checkpoints"),
         "keep_checkpoints": Field(2, _at_least(1), "newest checkpoints that are kept"),
+        "on_nonfinite": Field(
+            "stop",
+            _one_of("stop", "skip"),
+            "what a step with an infinite or undefined loss or gradient does: end the run with the "
+            "state before it saved, or change nothing and count as skipped",
+        ),
+        "max_nonfinite": Field(
+            10, _at_least(1), "skip: so many such steps in a row end the run all the same"
+        ),
+        "deterministic": Field(
+            False,
+            _ANY,
+            "the same bytes from every run on a GPU too, slower; a CPU always gives them",
+        ),
     },
 }
 

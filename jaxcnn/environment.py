@@ -6,6 +6,7 @@ import os
 import platform
 import stat
 import subprocess
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,30 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def use_deterministic_operations() -> None:
+    """Has XLA use operations on a GPU that give the same bits every time, at some cost in speed.
+
+    XLA's own words: "Guarantees run-to-run determinism on GPU"; the choice of algorithms by timing,
+    which differs from one process to the next, is off then too. On a CPU nothing changes. XLA
+    reads its flags when JAX initialises a backend, so this comes before anything else does.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if _DETERMINISTIC not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {_DETERMINISTIC}".strip()
+
+
+def check_deterministic() -> None:
+    """Raises UserError if the backend is a GPU and XLA's flags do not make it deterministic."""
+    if jax.default_backend() == "gpu" and _DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        raise UserError(
+            f"train.deterministic=True needs XLA_FLAGS={_DETERMINISTIC} before JAX starts: set it, "
+            "or call environment.use_deterministic_operations() first"
+        )
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, in a private folder of the user's.
 
@@ -97,7 +122,10 @@ def use_compilation_cache() -> None:
     """
     # The default of one second would leave out most of a small network's programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen:
+        if "://" not in chosen:
+            _check_writable(Path(chosen))
         return
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(base) / "jaxcnn" / "xla"
@@ -113,4 +141,18 @@ def use_compilation_cache() -> None:
         raise UserError(
             f"cannot use the compilation cache {folder} ({error.strerror}): {remedy}"
         ) from error
+    _check_writable(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises UserError unless a file can be made in `folder`; JAX would warn at each program."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the compilation cache {folder} ({error.strerror}): set "
+            "JAX_COMPILATION_CACHE_DIR to a folder of your own"
+        ) from error

@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     configuration.validate(config)
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     environment.keep_freed_memory()
+    if config.train.deterministic:
+        environment.use_deterministic_operations()
     environment.use_compilation_cache()
     report = progress.create()
     dataset = data.load(**config.dataset)

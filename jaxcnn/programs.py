@@ -1,5 +1,6 @@
 """The compiled programs of a run and the data they read: this is where `jit` is applied."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +16,7 @@ from jaxcnn.data import Dataset
 from jaxcnn.optim import Optimizer
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str | bool]:
     """Returns the options that every program here is compiled with.
 
     On the CPU, XLA expands the optimization barriers of `jax.checkpoint` before it merges common
@@ -62,6 +63,7 @@ class Programs:
         label_smoothing: float,
         ema_decay: float,
         seed: int,
+        max_nonfinite: int = 1,
     ) -> None:
         """Compiles for batches of `batch_size` and `eval_batch_size` over all devices of `mesh`."""
         whole, split = parallel.replicated(mesh), parallel.split(mesh)
@@ -86,6 +88,7 @@ class Programs:
             moments=moments,
             label_smoothing=label_smoothing,
             ema_decay=ema_decay,
+            max_nonfinite=max_nonfinite,
         )
         eval_step = partial(steps.eval_step, model=model, moments=moments)
 
@@ -124,14 +127,26 @@ class Programs:
         """Takes one step on the rows `indices`, int32 `[B]`; `state` is used up."""
         return self.train_step(state, self._key, *self._train, self._place(indices))
 
-    def evaluate(self, state: steps.TrainState) -> metrics.Sums:
-        """Returns the metric sums over the whole evaluation split, every example once."""
+    def evaluate(
+        self, state: steps.TrainState, between: Callable[[], None] = lambda: None
+    ) -> metrics.Sums:
+        """Returns the metric sums over the whole evaluation split, every example once.
+
+        Calls `between` after each batch, with at most one more on its way.
+        """
         variables = steps.evaluated_variables(state)
         total = self.no_sums()
         for indices, mask in batches.in_order(len(self._eval[0]), self._eval_batch_size):
             sums = self.eval_step(variables, *self._eval, self._place(indices), self._place(mask))
-            total = metrics.add(total, sums)
+            before, total = total, metrics.add(total, sums)
+            jax.block_until_ready(before)
+            between()
         return total
+
+    def begin_epoch(self, state: steps.TrainState) -> steps.TrainState:
+        """Returns `state` with the sums and counts of an epoch at zero."""
+        nonfinite = {**state.nonfinite, "skipped": jax.device_put(jnp.int32(0), self._whole)}
+        return dataclasses.replace(state, sums=self.no_sums(), nonfinite=nonfinite)
 
     def no_sums(self) -> metrics.Sums:
         """Returns the sums over no examples, on every device."""

@@ -1,20 +1,17 @@
 """The run folder: what a run writes about itself, and whose folder it is."""
 
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxcnn import identity, lock
 from jaxcnn.errors import UserError
 
-# What may change between two starts of one run: none of it has a part in the numbers.
-_FREE = (
-    "dataset.data_dir",
-    "train.log_steps",
-    "train.checkpoint_minutes",
-    "train.keep_checkpoints",
-)
+_TEMPORARY = ".tmp"
 
 
 class RunDir:
@@ -25,7 +22,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path) -> None:
-        """Names the folder; `claim` makes it."""
+        """Names the folder; `claimed` makes it."""
         self.path = path
 
     @property
@@ -33,36 +30,59 @@ class RunDir:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Makes the folder for `config`, or checks that it is that configuration's already.
+    def check(self, config: dict[str, Any]) -> None:
+        """Checks that the folder is free for `config` or belongs to it; writes nothing.
 
         Raises:
             UserError: If the folder holds something else or another configuration, naming the
-                differing keys; nothing is written then.
+                differing keys and what may differ.
         """
         existing = self.read_json("config.json")
         if existing is None:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or any(self._foreign())):
                 raise UserError(
                     f"{self.path} exists and is not a run folder (it has no config.json): "
                     "choose a new folder with --workdir"
                 )
-        else:
-            differing = differences(existing, config)
-            if differing:
-                listed = ", ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in differing)
-                raise UserError(
-                    f"{self.path} belongs to another configuration ({listed}): "
-                    "choose a new folder with --workdir, or set these back"
-                )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write_json("config.json", config)
-        except OSError as error:
+            return
+        refused = identity.refusals(existing, config)
+        if refused:
             raise UserError(
-                f"cannot write to the run folder {self.path} ({error.strerror}): "
-                "choose one that is writable with --workdir"
-            ) from error
+                f"{self.path} belongs to another configuration ({', '.join(refused)}): choose a "
+                f"new folder with --workdir, or set these back; {identity.MAY_CHANGE}"
+            )
+
+    @contextlib.contextmanager
+    def claimed(self, config: dict[str, Any]) -> Iterator[None]:
+        """While entered, the folder is this process's alone, and config.json is `config`.
+
+        Raises:
+            UserError: As `check`, if another process has the folder, or if it is not writable.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock.exclusive(self.path))
+                self.check(config)  # another process may have come first
+                for litter in self._litter():
+                    litter.unlink()
+                if self.read_json("config.json") != config:
+                    self.write_json("config.json", config)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write to the run folder {self.path} ({error.strerror}): "
+                    "choose one that is writable with --workdir"
+                ) from error
+            yield
+
+    def _litter(self) -> Iterator[Path]:
+        """Yields what a kill left of files that were being replaced."""
+        return self.path.glob(f".*.json*{_TEMPORARY}")
+
+    def _foreign(self) -> Iterator[Path]:
+        """Yields what this program cannot have left in a folder without config.json."""
+        ours = {self.path / lock.NAME, *self._litter()}
+        return (path for path in self.path.iterdir() if path not in ours)
 
     def read_json(self, name: str) -> Any:
         """Returns the content of a JSON file of the folder, or None where there is none."""
@@ -80,7 +100,10 @@ class RunDir:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file of the folder, whole or not at all."""
-        write_atomically(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        with _writing(self.path / name):
+            write_atomically(
+                self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n"
+            )
 
     def add_start(self, environment: dict[str, Any]) -> None:
         """Adds one start of the program to environment.json, the newest last."""
@@ -93,39 +116,50 @@ class RunDir:
             text = (self.path / "metrics.jsonl").read_text()
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        try:
+            return [json.loads(line) for line in text.split("\n")[:-1]]
+        except ValueError as error:
+            raise UserError(
+                f"{self.path / 'metrics.jsonl'} has a line that is not JSON ({error}): restore "
+                "it, or choose a new folder with --workdir"
+            ) from error
 
     def cut_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops the records after `step`, which a resumed run writes again; returns the others."""
+        path = self.path / "metrics.jsonl"
         records = [record for record in self.read_metrics() if record["step"] <= step]
-        if (self.path / "metrics.jsonl").exists():
-            text = "".join(json.dumps(record) + "\n" for record in records)
-            write_atomically(self.path / "metrics.jsonl", text)
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if path.exists() and path.read_text() != text:
+            with _writing(path):
+                write_atomically(path, text)
         return records
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds one record to metrics.jsonl and has it on disk before returning."""
         line = json.dumps(record, allow_nan=False) + "\n"
-        with open(self.path / "metrics.jsonl", "a") as file:
+        path = self.path / "metrics.jsonl"
+        with _writing(path), open(path, "a") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Returns (dotted key, old value, new value) where two configurations differ in substance."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        found = []
-        for key in keys:
-            found += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-        return found
-    return [] if old == new or prefix in _FREE else [(prefix, old, new)]
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says it in one line when the system refuses to write `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}): mend this, then the same command continues"
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces the file at `path`: a reader, or a crash, sees the old content or the new."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent
+    )
     try:
         with open(handle, "w") as file:
             file.write(text)

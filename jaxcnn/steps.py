@@ -3,6 +3,7 @@
 None of them is jitted here; `loop` does that. Batches are indices into a data set in memory.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ class TrainState:
         opt_state: State of the optimizer's direction.
         ema: Averaged {"params", "batch_stats"}; {} when switched off.
         sums: Metrics of the current epoch's steps so far.
+        nonfinite: Steps that changed nothing, their loss or gradient not being finite: `skipped`
+            int32 [] in the current epoch, `in_a_row` int32 [] up to now.
     """
 
     step: jax.Array
@@ -36,6 +39,7 @@ class TrainState:
     opt_state: Any
     ema: Any
     sums: metrics.Sums
+    nonfinite: dict[str, jax.Array]
 
 
 def create_train_state(
@@ -57,6 +61,7 @@ def create_train_state(
         opt_state=optimizer.direction.init(params),
         ema=jax.tree.map(jnp.copy, average) if ema else {},  # a donated state must not alias
         sums=metrics.zeros(),
+        nonfinite={"skipped": jnp.int32(0), "in_a_row": jnp.int32(0)},
     )
 
 
@@ -73,8 +78,14 @@ def train_step(
     moments: augmentation.Moments,
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
+    max_nonfinite: int = 1,
 ) -> TrainState:
     """Takes one optimizer step on one batch.
+
+    Where the loss, a gradient or a running moment of a norm is not finite, everything but the
+    clock stays as it was. From the `max_nonfinite`-th such step in a row on, the clock stands still
+    too and no later step changes anything: the state remains the one before that step, however
+    many steps the host has sent off until it looks.
 
     Args:
         state: The state before the step.
@@ -88,6 +99,7 @@ def train_step(
         moments: Of the training split's pixels.
         label_smoothing: See `metrics.cross_entropy`.
         ema_decay: Kept fraction of the averaged weights; 0 for none.
+        max_nonfinite: From 1 on; 1 stops at the first such step.
 
     Returns:
         The state after the step, with the batch added to its sums.
@@ -116,14 +128,43 @@ def train_step(
         now = {"params": params, "batch_stats": batch_stats}
         ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, now)
     mask = jnp.ones_like(batch_labels, bool)
-    return TrainState(
+    after = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
         ema=ema,
         sums=metrics.add(state.sums, metrics.sums(losses, logits, batch_labels, mask)),
+        nonfinite={**state.nonfinite, "in_a_row": jnp.int32(0)},
     )
+    going = state.nonfinite["in_a_row"] < max_nonfinite
+    taken = going & _all_finite((losses, grads, batch_stats))
+    kept = _without_step(state, going, max_nonfinite)
+    return jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, kept)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Returns whether all numbers of all arrays are finite, bool []."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _without_step(state: TrainState, going: jax.Array, max_nonfinite: int) -> TrainState:
+    """Returns `state` with one more step that was not taken; unchanged unless `going`."""
+    in_a_row = state.nonfinite["in_a_row"] + going
+    skips = (in_a_row < max_nonfinite).astype(jnp.int32)  # else it is the step to stop before
+    return dataclasses.replace(
+        state,
+        step=state.step + skips,
+        nonfinite={"skipped": state.nonfinite["skipped"] + skips, "in_a_row": in_a_row},
+    )
+
+
+def stopped(state: TrainState, max_nonfinite: int) -> TrainState | None:
+    """Returns the state before the step that must not be taken, or None if there was none."""
+    if int(state.nonfinite["in_a_row"]) < max_nonfinite:
+        return None
+    in_a_row = state.nonfinite["in_a_row"] - 1  # as it was before that step
+    return dataclasses.replace(state, nonfinite={**state.nonfinite, "in_a_row": in_a_row})
 
 
 def evaluated_variables(state: TrainState) -> dict[str, Any]:

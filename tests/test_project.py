@@ -13,12 +13,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go down only: a module may import modules of its own package and of lower levels.
 LEVELS = [
-    {"errors", "ops", ""},
+    {"errors", "ops", "identity", ""},
+    {"lock", "manifest"},
     {"config", "data", "augment", "batches", "optim", "metrics", "checkpoint", "rundir"},
     {"parallel", "interrupts", "environment"},
     {"models"},
     {"steps", "describe"},
     {"programs", "resolve", "progress"},
+    {"training"},
     {"loop"},
     {"main"},
 ]

@@ -5,52 +5,76 @@ import json
 import pytest
 
 from jaxcnn.errors import UserError
-from jaxcnn.rundir import RunDir, differences, write_atomically
+from jaxcnn.identity import differences, fingerprint
+from jaxcnn.rundir import RunDir, write_atomically
 
 CONFIG = {"seed": 0, "optim": {"peak_lr": 0.1}, "train": {"epochs": 3, "log_steps": 10}}
 
 
+def _claim(run, settings):
+    with run.claimed(settings):
+        pass
+
+
+def _with(section, **values):
+    return {**CONFIG, section: {**CONFIG[section], **values}}
+
+
 def test_a_new_folder_is_made_and_taken_again_by_the_same_configuration(tmp_path):
     run = RunDir(tmp_path / "a b" / "läuft")
-    run.claim(CONFIG)
+    _claim(run, CONFIG)
     assert run.read_json("config.json") == CONFIG
-    run.claim(CONFIG)
+    _claim(run, CONFIG)
 
 
-def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
+def test_another_configuration_is_refused_with_the_differing_keys_and_what_may_differ(tmp_path):
     run = RunDir(tmp_path / "run")
-    run.claim(CONFIG)
-    other = {**CONFIG, "seed": 1, "optim": {"peak_lr": 0.2}}
-    with pytest.raises(UserError, match="seed was 0, is 1, optim.peak_lr was 0.1, is 0.2"):
-        run.claim(other)
+    _claim(run, CONFIG)
+    other = {**_with("optim", peak_lr=0.2), "seed": 1}
+    expected = "seed was 0, is 1, optim.peak_lr was 0.1, is 0.2.*may change: .*train.log_steps"
+    for refuse in (run.check, lambda settings: _claim(run, settings)):
+        with pytest.raises(UserError, match=expected):
+            refuse(other)
     assert run.read_json("config.json") == CONFIG
 
 
-def test_what_has_no_part_in_the_numbers_may_change(tmp_path):
+def test_what_has_no_part_in_the_numbers_may_change_and_epochs_may_rise(tmp_path):
     run = RunDir(tmp_path / "run")
-    run.claim(CONFIG)
-    run.claim({**CONFIG, "train": {"epochs": 3, "log_steps": 1}})
+    _claim(run, CONFIG)
+    for changed in (_with("train", log_steps=1), _with("train", epochs=5)):
+        assert fingerprint(changed) == fingerprint(CONFIG)
+        _claim(run, changed)
+        assert run.read_json("config.json") == changed
+    with pytest.raises(UserError, match="train.epochs was 5, is 4 and may only rise"):
+        run.check(_with("train", epochs=4))
+    assert fingerprint(_with("optim", peak_lr=0.2)) != fingerprint(CONFIG)
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("important")
-    with pytest.raises(UserError, match="not a run folder"):
-        RunDir(tmp_path).claim(CONFIG)
-    with pytest.raises(UserError, match="not a run folder"):
-        RunDir(tmp_path / "thesis.txt").claim(CONFIG)
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(UserError, match="not a run folder"):
+            RunDir(path).check(CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_kill_left_before_the_first_file_was_whole_is_cleaned_up(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on nowhere")
+    (tmp_path / ".config.json.abc.tmp").write_text("{")
+    _claim(RunDir(tmp_path), CONFIG)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to the run folder"):
-        RunDir(tmp_path / "file" / "run").claim(CONFIG)
+        _claim(RunDir(tmp_path / "file" / "run"), CONFIG)
 
 
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is not valid JSON"):
-        RunDir(tmp_path).claim(CONFIG)
+        RunDir(tmp_path).check(CONFIG)
 
 
 def test_differences_name_nested_added_and_missing_keys():
@@ -67,6 +91,30 @@ def test_metrics_ignore_a_line_that_was_cut_short_and_drop_what_comes_after_a_st
     assert [record["step"] for record in run.read_metrics()] == [10, 20, 30]
     assert run.cut_metrics(20) == [{"step": 10}, {"step": 20}]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20}\n'
+
+
+def test_metrics_that_need_no_cut_are_not_written_anew(tmp_path):
+    run = RunDir(tmp_path)
+    run.append_metrics({"step": 10})
+    before = (tmp_path / "metrics.jsonl").stat()
+    assert run.cut_metrics(10) == [{"step": 10}]
+    assert (tmp_path / "metrics.jsonl").stat() == before
+
+
+def test_a_damaged_line_of_metrics_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"st\n')
+    with pytest.raises(UserError, match="metrics.jsonl has a line that is not JSON"):
+        RunDir(tmp_path).read_metrics()
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    for write in (
+        lambda run: run.append_metrics({"step": 10}),
+        lambda run: run.write_json("summary.json", {}),
+    ):
+        with pytest.raises(UserError, match=r"cannot write .*\(full\): .*same command continues"):
+            write(RunDir(tmp_path))
 
 
 def test_not_a_number_is_never_written(tmp_path):

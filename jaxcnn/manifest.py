@@ -1,0 +1,106 @@
+"""A checkpoint's manifest: its files with their sizes and SHA-256, so that damage is noticed.
+
+The manifest is written into the folder before that gets its final name, and covers itself too: a
+folder with a final name and no valid manifest is damaged, never half-written.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.errors import UserError
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+class Damaged(Exception):
+    """A folder is not what its manifest says; the message names the file and what is wrong."""
+
+
+def write(folder: Path, fingerprint: str) -> None:
+    """Has all files of `folder` on disk, then writes its manifest.
+
+    Args:
+        folder: A folder that no one writes to any more.
+        fingerprint: Of the configuration that the files belong to.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): _describe(path) for path in paths}
+    content = {"format": FORMAT, "config_fingerprint": fingerprint, "files": files}
+    manifest = {"content_sha256": _digest(content), "content": content}
+    with open(folder / NAME, "w") as file:
+        file.write(json.dumps(manifest, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+
+
+def verify(folder: Path, fingerprint: str | None) -> None:
+    """Checks every file of `folder` against its manifest.
+
+    Args:
+        folder: A folder that `write` has seen.
+        fingerprint: Of the configuration that the files must belong to; None: any.
+
+    Raises:
+        Damaged: If a file is missing or has changed, the manifest included.
+        UserError: If all is whole but of another format or another configuration.
+    """
+    content = _read(folder / NAME)
+    if content["format"] != FORMAT:
+        raise UserError(
+            f"{folder} has format {content['format']}, this version reads format {FORMAT}: "
+            "use the version of jaxcnn that wrote it, or choose a new folder with --workdir"
+        )
+    for name, expected in content["files"].items():
+        try:
+            found = _describe(folder / name)
+        except OSError as error:
+            raise Damaged(f"{name}: {error.strerror}") from error
+        if found["size"] != expected["size"]:
+            raise Damaged(f"{name} has {found['size']} bytes in place of {expected['size']}")
+        if found != expected:
+            raise Damaged(f"{name} has another SHA-256 than when it was written")
+    if fingerprint not in (None, content["config_fingerprint"]):
+        raise UserError(
+            f"{folder} was written by a run with another configuration: take it out of the run "
+            "folder, or choose a new folder with --workdir"
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the names in `folder` on disk, where the system can do that."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _read(path: Path) -> Any:
+    try:
+        manifest = json.loads(path.read_bytes())
+        if manifest["content_sha256"] == _digest(manifest["content"]):
+            return manifest["content"]
+    except OSError as error:
+        raise Damaged(f"{path.name}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        pass  # not the JSON that was written
+    raise Damaged(f"{path.name} has changed since it was written")
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.fstat(file.fileno()).st_size
+    return {"size": size, "sha256": digest}

@@ -1,0 +1,190 @@
+"""The training loop: restores, trains epoch by epoch, evaluates, saves, and stops when asked."""
+
+import math
+import time
+from typing import Any
+
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import config_dict
+
+from jaxcnn import augment, batches, identity, metrics, optim, resolve, steps
+from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.data import Dataset
+from jaxcnn.errors import UserError
+from jaxcnn.interrupts import Interrupted, Interrupts
+from jaxcnn.programs import Programs
+from jaxcnn.progress import Silence
+from jaxcnn.rundir import RunDir
+
+
+class Training:
+    """One process's share of a run: restores, trains epoch by epoch, saves."""
+
+    def __init__(
+        self,
+        config: config_dict.ConfigDict,
+        resolved: dict[str, Any],
+        model: nn.Module,
+        dataset: Dataset,
+        mesh: Mesh,
+        run: RunDir,
+        report: Silence,
+        interrupts: Interrupts,
+    ) -> None:
+        """Compiles, then restores what was saved last."""
+        self.config, self.run, self.report, self.interrupts = config, run, report, interrupts
+        self.examples = len(dataset.train.labels)
+        self.steps_per_epoch = batches.steps_per_epoch(self.examples, config.train.batch_size)
+        self.optimizer = optim.create(
+            **config.optim, epochs=config.train.epochs, steps_per_epoch=self.steps_per_epoch
+        )
+        # One step in a row is the first one: "stop" is "skip" without patience. A whole epoch of
+        # skipped steps would have no mean loss, so it ends the run in any case.
+        patience = min(config.train.max_nonfinite, self.steps_per_epoch)
+        self.max_nonfinite = patience if config.train.on_nonfinite == "skip" else 1
+        report.say("compiling")
+        self.programs = Programs(
+            model=model,
+            optimizer=self.optimizer,
+            augment=augment.create(**config.augment),
+            moments=resolve.moments_of(resolved),
+            dataset=dataset,
+            mesh=mesh,
+            batch_size=config.train.batch_size,
+            eval_batch_size=config.train.eval_batch_size,
+            label_smoothing=config.train.label_smoothing,
+            ema_decay=config.train.ema_decay,
+            seed=config.seed,
+            max_nonfinite=self.max_nonfinite,
+        )
+        self.checkpoints = Checkpoints(
+            run.checkpoints,
+            keep=config.train.keep_checkpoints,
+            fingerprint=identity.fingerprint(resolved),
+        )
+        self.step, self.state = self.restore()
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> tuple[int, steps.TrainState]:
+        """Returns (step, state) to go on from: the newest whole checkpoint, or the start."""
+        restored = self.checkpoints.restore_newest(self.programs.template, self.report.say)
+        if restored is not None:
+            self.report.say(f"continuing after step {restored[0]}")
+            return restored
+        # A line of metrics is written only when a checkpoint of its step is on disk.
+        if self.run.read_metrics() or self.checkpoints.damaged():
+            raise UserError(
+                f"{self.run.path} was trained, but no whole checkpoint is left in "
+                f"{self.run.checkpoints}: put one back, or start anew with another --workdir"
+            )
+        return 0, self.programs.init()
+
+    def run_to_end(self) -> list[dict[str, Any]]:
+        """Trains the epochs that are missing and returns the records of all."""
+        config = self.config
+        records = self.run.cut_metrics(self.step)
+        epochs = config.train.epochs
+        self.report.start(epochs=epochs, steps_per_epoch=self.steps_per_epoch, step=self.step)
+        try:
+            self.stop_if_asked()
+            while len(records) < epochs:
+                record = self.epoch(len(records))
+                self.run.append_metrics(record)
+                records.append(record)
+                self.report.epoch(record, epochs)
+                self.stop_if_asked()
+        finally:
+            self.report.stop()
+            self.checkpoints.wait()
+        return records
+
+    def epoch(self, epoch: int) -> dict[str, Any]:
+        """Trains what is left of an epoch, counted from 0, evaluates, and returns the record.
+
+        The state is saved before it is evaluated, and is on disk when the record is returned.
+        """
+        began = time.monotonic()
+        offset = self.step - epoch * self.steps_per_epoch
+        if offset == 0:
+            self.state = self.programs.begin_epoch(self.state)
+        order = batches.epoch_order(
+            self.config.seed, epoch, self.examples, self.config.train.batch_size
+        )
+        images = 0
+        for indices in order[offset:]:
+            self.state = self.programs.train(self.state, indices)
+            self.step += 1
+            images += len(indices)
+            if self.step % self.config.train.log_steps == 0:
+                self.look(images / (time.monotonic() - began))
+            self.stop_if_asked()
+            if time.monotonic() - self.saved_at > 60 * self.config.train.checkpoint_minutes:
+                self.save()
+        loss, accuracy = self.look(None)
+        trained = time.monotonic() - began
+        self.save()
+        eval_loss, eval_accuracy = metrics.means(
+            self.programs.evaluate(self.state, self.stop_if_asked)
+        )
+        self.checkpoints.wait()
+        if not math.isfinite(eval_loss):
+            raise UserError(
+                f"the evaluation loss after step {self.step} is {eval_loss}; the state is saved: "
+                f"{self.remedy()}"
+            )
+        return {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "learning_rate": float(self.optimizer.learning_rate(self.step - 1)),
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "eval_loss": eval_loss,
+            "eval_accuracy": eval_accuracy,
+            "skipped_steps": int(self.state.nonfinite["skipped"]),
+            "seconds": round(time.monotonic() - began, 3),
+            "images_per_second": round(images / trained, 1) if images else None,
+        }
+
+    def look(self, rate: float | None) -> tuple[float, float]:
+        """Waits for the device and returns the epoch's (mean loss, accuracy) so far."""
+        self.stop_if_not_finite()
+        loss, accuracy = metrics.means(self.state.sums)
+        if rate is not None and math.isfinite(loss):  # else all steps so far were skipped
+            self.report.step(self.step, loss, accuracy, rate)
+        return loss, accuracy
+
+    def save(self) -> None:
+        """Starts writing a checkpoint of this step, unless there is one."""
+        self.stop_if_not_finite()
+        self.checkpoints.save(self.step, self.state)
+        self.saved_at = time.monotonic()
+
+    def stop_if_not_finite(self) -> None:
+        """Saves the state before a step that must not be taken, and raises UserError."""
+        before = steps.stopped(self.state, self.max_nonfinite)
+        if before is None:
+            return
+        step = int(before.step)
+        self.checkpoints.save(step, before)
+        self.checkpoints.wait()
+        row = f", the last of {self.max_nonfinite} in a row," if self.max_nonfinite > 1 else ""
+        raise UserError(
+            f"the loss or a gradient of step {step + 1}{row} is not finite; the state after step "
+            f"{step} is saved: {self.remedy()}"
+        )
+
+    def remedy(self) -> str:
+        """Returns what helps a training that diverges."""
+        skip = "" if self.max_nonfinite > 1 else ", or continue with train.on_nonfinite=skip"
+        return (
+            f"lower optim.peak_lr (now {self.config.optim.peak_lr}) or set optim.clip_norm, and "
+            f"use a new --workdir{skip}"
+        )
+
+    def stop_if_asked(self) -> None:
+        """Saves and raises Interrupted if a signal has arrived."""
+        if self.interrupts.received is not None:
+            self.save()
+            self.checkpoints.wait()
+            raise Interrupted(self.interrupts.received, self.step)
