@@ -84,7 +84,9 @@ class DenseNet(nn.Module):
                     dtype=self.dtype,
                     name=f"block{block}_layer{layer}",
                 )(x, train)
-                x = jnp.concatenate([x, new], axis=-1)
+                # The barrier has XLA write the concatenation once. Without it, it is repeated in
+                # every kernel that reads it, and compiling takes the square of the depth.
+                x = jax.lax.optimization_barrier(jnp.concatenate([x, new], axis=-1))
         x = layers.norm_relu(x, train=train, dtype=self.dtype, name="final_norm")
         return layers.classifier(x, self.num_classes, dtype=self.dtype)
 

@@ -74,17 +74,20 @@ def _walk(
     )
     tail = [p[:, count * size :] for p in per_shard]
     if reduce:
-        total = run(tail) if rest else run([h[0] for h in head])
-        skip = 0 if rest else 1
-        if count > skip:
-            total, _ = lax.scan(
-                lambda carry, pieces: (carry + run(list(pieces)), None),
-                total,
-                tuple(h[skip:] for h in head) if skip else head,
-            )
-        return total
+        total, _ = lax.scan(
+            lambda carry, pieces: (carry + run(list(pieces)), None), _zeros(function, arrays), head
+        )
+        return total + run(tail) if rest else total
     _, stacked = lax.scan(lambda carry, pieces: (carry, run(list(pieces))), (), head)
     out = stacked.swapaxes(0, 1).reshape(shards, count * size, *stacked.shape[3:])
     if rest:
         out = jnp.concatenate([out, run(tail)], axis=1)
     return out.reshape(batch, *out.shape[2:])
+
+
+def _zeros(function: Callable[..., Any], arrays: tuple[jax.Array, ...]) -> jax.Array:
+    """Zeros like the result of `function(*arrays)`, varying over the same axes of a `shard_map`."""
+    shape = jax.eval_shape(function, *arrays)
+    zeros = jnp.zeros(shape.shape, shape.dtype)
+    axes = frozenset[Any]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
+    return lax.pcast(zeros, tuple(sorted(axes)), to="varying") if axes else zeros

@@ -9,7 +9,7 @@ from jax import lax
 # which runs products of fewer than 8.4 million multiplications on one core: [16, 256, 128] x
 # [16, 128, 128] at 86 GFLOP/s, against 170 by Eigen's on both (2 cores of an EPYC with AVX2, jax
 # 0.10.2 and 0.12.0.1, best of 5). It is a choice of XLA's between its own two libraries.
-CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def cpu_or_stock(fast: Callable[..., Any], stock: Callable[..., Any], *operands: Any) -> Any:
