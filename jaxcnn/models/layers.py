@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxcnn import ops
 from jaxcnn.errors import UserError
+from jaxcnn.models.batch_norm import BatchNorm
 
 # Kept fraction of the running statistics, and epsilon: PyTorch's defaults (its momentum 0.1 is the
 # new fraction), with which the published CIFAR-10 figures were made.
@@ -70,7 +71,7 @@ def conv(
 
 def norm(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
     """Batch normalisation (Ioffe & Szegedy 2015); statistics over the whole global batch."""
-    layer = nn.BatchNorm(
+    layer = BatchNorm(
         use_running_average=not train,
         momentum=NORM_MOMENTUM,
         epsilon=NORM_EPSILON,
