@@ -6,7 +6,8 @@
 Contenders run the same step (see benchmark_workers.py) in processes of their own that take turns,
 so a busy moment of the machine meets all of them. `--peer torch` adds PyTorch eager (channels_last)
 and `torch.compile`, and needs `pip install jaxcnn[bench]`; `--peer flax` adds the same flax network
-with `lax.conv_general_dilated` and flax's pooling. Prints a table; `--out` also writes JSON.
+with `lax.conv_general_dilated` and flax's pooling and batch norm. Prints a table; `--out` also
+writes JSON.
 Exits with 1 if jaxcnn is less than twice as fast as stock Flax on a CPU.
 """
 
@@ -153,6 +154,11 @@ def main() -> int:
     parser.add_argument("--peer", action="append", choices=list(CONTENDERS), default=[])
     parser.add_argument("--rounds", type=int, default=7, help="medians of so many, 5 at least")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--keep_memory",
+        action="store_true",
+        help="let the peers, too, keep freed memory between steps, as jaxcnn's program does",
+    )
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args()
     if args.rounds < 5:
@@ -170,6 +176,7 @@ def main() -> int:
             "batch_size": args.batch_size,
             "dtype": args.dtype,
             "threads": args.threads,
+            "keep_memory": args.keep_memory,
         }
         report = measure(spec, contenders, args.rounds)
         reports.append(report)

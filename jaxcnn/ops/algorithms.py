@@ -73,10 +73,16 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
         wide = Widening(geometry)
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
     # XLA's forward convolution is a good one, as long as nothing is dilated, reversed or
-    # transposed; what is slow is how it differentiates it.
-    return lax.conv_general_dilated(
-        x.astype(dtype), weights, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ).astype(x.dtype)
+    # transposed; what is slow is how it differentiates it. With negative padding, which gradients
+    # need, its CPU path reads memory that was never written (jax 0.10.2): crop beforehand.
+    x = x.astype(dtype)
+    if min(low_or_high for pads in padding for low_or_high in pads) < 0:
+        config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+        x, padding = lax.pad(x, jnp.zeros((), dtype), config), ((0, 0), (0, 0))
+    y = lax.conv_general_dilated(
+        x, weights, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y.astype(kernel.dtype)
 
 
 def input_gradient(

@@ -1,0 +1,116 @@
+"""What the compiled programs contain: no stock gradient on the CPU, nothing but stock elsewhere."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_ops_convolution import KINDS, pair
+
+from jaxcnn import ops
+
+
+def lowered(function: object, *arguments: jax.Array, platform: str) -> str:
+    """The StableHLO of a function for a platform, which need not be present."""
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+def slow_convolutions(text: str) -> list[str]:
+    """Convolutions that XLA's CPU compiler has no fast path for: all but plain NHWC ones."""
+    fast = re.compile(
+        r"dim_numbers = \[b, 0, 1, f\]x\[0, 1, i, o\]->\[b, 0, 1, f\]"
+        r"(?!.*(?:lhs_dilate = \[2|rhs_dilate = \[2|reverse = \[true)).*feature_group_count = 1 "
+    )
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    return [line for line in lines if not fast.search(line)]
+
+
+def gradients(convolve: object) -> object:
+    return jax.grad(lambda x, k: jnp.sum(convolve(x, k) ** 2), (0, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cpu_never_falls_back_to_a_stock_gradient(kind: str) -> None:
+    ours, stock, x, kernel = pair(kind)
+    assert not slow_convolutions(lowered(gradients(ours), x, kernel, platform="cpu"))
+    # The detector works: the stock gradient is found.
+    if not kind.startswith("pointwise"):
+        assert slow_convolutions(lowered(gradients(stock), x, kernel, platform="cpu"))
+
+
+def test_winograd_and_pointwise_and_depthwise_use_no_convolution_at_all() -> None:
+    for kind in ("winograd", "pointwise", "pointwise_strided", "depthwise", "depthwise_strided"):
+        ours, _, x, kernel = pair(kind)
+        assert "stablehlo.convolution" not in lowered(gradients(ours), x, kernel, platform="cpu")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("kind", ["winograd", "depthwise_strided", "strided"])
+def test_accelerators_get_the_stock_convolutions(kind: str, platform: str) -> None:
+    ours, stock, x, kernel = pair(kind)
+    convolutions = [
+        sorted(
+            line.split(" = ", 1)[1].partition("(")[0] + line.partition(") ")[2].partition(" loc")[0]
+            for line in lowered(gradients(f), x, kernel, platform=platform).splitlines()
+            if "stablehlo.convolution" in line
+        )
+        for f in (ours, stock)
+    ]
+    assert convolutions[0] == convolutions[1] != []
+
+
+def test_pooling_scatters_on_accelerators_only() -> None:
+    def gradient(x: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: jnp.sum(ops.max_pool(x, (2, 2), (2, 2)) ** 2))(x)
+
+    x = jnp.ones((2, 8, 8, 4))
+    assert "select_and_scatter" not in lowered(gradient, x, platform="cpu")
+    assert "select_and_scatter" in lowered(gradient, x, platform="tpu")
+
+
+def test_a_sharded_batch_is_not_gathered() -> None:
+    """In a child process, which alone can have 8 devices."""
+    program = """
+    import jax, jax.numpy as jnp, numpy as np, re
+    from jax.sharding import NamedSharding, PartitionSpec as P
+    from jaxcnn import ops
+    from jaxcnn.ops import algorithms
+    algorithms.chunk_size = lambda *_: 2  # Several chunks on each device, and not of equal size.
+
+    def loss(kernels, x):
+        plan = ((1, 1), (1, 1), (2, 1), (1, 32), (1, 1))
+        for kernel, (stride, groups) in zip(kernels, plan, strict=True):
+            x = ops.conv_general_dilated(x, kernel, (stride, stride), "SAME", None, None,
+                                         ("NHWC", "HWIO", "NHWC"), groups)
+        return jnp.sum(ops.max_pool(x, (2, 2), (2, 2)))
+
+    rng = np.random.default_rng(0)
+    shapes = [(3, 3, 3, 32), (3, 3, 32, 32), (3, 3, 32, 32), (3, 3, 1, 32), (1, 1, 32, 32)]
+    kernels = [jnp.asarray(0.1 * rng.normal(size=s), jnp.float32) for s in shapes]
+    x = jnp.asarray(rng.normal(size=(40, 8, 8, 3)), jnp.float32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    step = jax.jit(jax.grad(loss), in_shardings=(whole, split), out_shardings=whole)
+    text = step.lower(kernels, x).compile().as_text()
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert not re.search(rf"{collective}(-start)?[(]", text), collective
+    assert "while" in text and re.search(r"all-reduce(-start)?[(]", text)
+    alone = jax.jit(jax.grad(loss))(kernels, x)
+    shard = jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    for sharded in (step(kernels, x), jax.jit(shard)(kernels, x)):
+        for a, b in zip(sharded, alone, strict=True):
+            assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
+    print("passed")
+    """
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.stdout.strip() == "passed", result.stderr[-3000:]

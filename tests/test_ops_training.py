@@ -1,0 +1,62 @@
+"""Training with the fast operations follows training with the stock ones."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from jaxcnn import ops
+from jaxcnn.models.resnet import ResNet
+
+
+def losses(images: np.ndarray, labels: np.ndarray, steps: int) -> np.ndarray:
+    """The training loss of each step of SGD on a small residual network."""
+    model = ResNet(blocks=(1, 1), widths=(32, 32))
+    variables = model.init(jax.random.key(0), images[:1], train=False)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+
+    def step(state: Any, index: jax.Array) -> Any:
+        params, stats, momentum = state
+        rows = (index * 16 + np.arange(16)) % len(images)
+        x, y = jax.numpy.asarray(images)[rows], jax.numpy.asarray(labels)[rows]
+
+        def loss(params: Any) -> Any:
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+            )
+            mean = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+            return mean, updated["batch_stats"]
+
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, momentum = optimizer.update(grads, momentum, params)
+        return (optax.apply_updates(params, updates), stats, momentum), value
+
+    params = variables["params"]
+    state = (params, variables["batch_stats"], optimizer.init(params))
+    run = jax.jit(step)
+    values = []
+    for index in range(steps):
+        state, value = run(state, index)
+        values.append(float(value))
+    return np.asarray(values)
+
+
+@pytest.mark.slow
+def test_the_loss_of_100_steps_is_that_of_the_stock_convolution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 512)
+    means = rng.normal(size=(10, 16, 16, 3))
+    images = (means[labels] + rng.normal(size=(512, 16, 16, 3))).astype(np.float32)
+    ours = losses(images, labels, 100)
+    monkeypatch.setattr(ops, "conv_general_dilated", lax.conv_general_dilated)
+    monkeypatch.setattr(ops, "max_pool", nn.max_pool)
+    stock = losses(images, labels, 100)
+    assert stock[-1] < 0.5 * stock[0]
+    assert not np.array_equal(ours, stock)  # The stock path was really taken.
+    np.testing.assert_allclose(ours, stock, atol=1e-3)
