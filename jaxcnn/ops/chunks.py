@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 # Bytes of intermediates (transformed tiles, patches) that one chunk may create.
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 4 << 20
 
 
 def chunk_size(batch: int, bytes_per_image: int, budget: int = CHUNK_BYTES) -> int:
