@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
@@ -81,6 +82,25 @@ class Checkpoints:
         )
         restored = self._orbax.restore(folder / "default", args=ocp.args.StandardRestore(arrays))
         return serialization.from_state_dict(template, restored)
+
+    def arrays(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the arrays saved at `step` by their paths, such as "params/conv/kernel".
+
+        Raises:
+            Damaged, UserError: As `restore`.
+        """
+        folder = self._folder / str(step)
+        manifest.verify(folder, self._fingerprint)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        tree = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            self._orbax.metadata(folder / "default").item_metadata.tree,
+        )
+        restored = self._orbax.restore(folder / "default", args=ocp.args.StandardRestore(tree))
+        return {
+            "/".join(str(key.key) for key in path): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
+        }
 
     def restore_newest(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
         """Returns (step, state) of the newest whole checkpoint, or None where there is none.
