@@ -28,6 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CHILD = ROOT / "scripts" / "torture_child.py"
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}  # this checkout, whatever is installed
 CLOCK = ("seconds", "images_per_second")
 SECTIONS = ("params", "batch_stats", "opt_state", "ema", "sums", "nonfinite", "step")
 
@@ -65,7 +66,7 @@ class Torture:
     def start(self, command: list[str]) -> subprocess.Popen[str]:
         """Starts a process of the program."""
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=ENV
         )
 
     def undisturbed(self) -> Path:
@@ -141,7 +142,9 @@ class Torture:
                     break
             if enough and self.attempt(workdir, "summary"):
                 pass  # one more: the run has all its epochs, but no summary
-            done = subprocess.run(self.command(workdir), cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                self.command(workdir), cwd=ROOT, env=ENV, capture_output=True, text=True
+            )
             if done.returncode != 0:
                 raise SystemExit(f"a continued run failed:\n{done.stdout}{done.stderr}")
             found = summary_of(workdir)
@@ -157,7 +160,9 @@ class Torture:
         shutil.rmtree(workdir, ignore_errors=True)
         for trap, code in ((("drop", 1, 0.0), -9), (("position", 1, 0.0), 0)):
             command = self.command(workdir, trap=trap)
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=self.timeout)
+            done = subprocess.run(
+                command, cwd=ROOT, env=ENV, capture_output=True, timeout=self.timeout
+            )
             assert done.returncode == code, done
         expected, found = summary_of(undisturbed), summary_of(workdir)
         return sorted(key for key in expected if expected[key] != found[key])
