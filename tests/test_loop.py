@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from conftest import random_dataset
 
-from jaxcnn import batches, config, loop, ops
+from jaxcnn import batches, config, lock, loop, ops
+from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.errors import UserError
 from jaxcnn.interrupts import Interrupted
 from jaxcnn.models import resnet
+from jaxcnn.programs import Programs
 from jaxcnn.progress import Silence
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -45,12 +48,8 @@ def _metrics(folder: Path):
 
 def _final_arrays(folder: Path):
     """Returns the newest checkpoint's arrays by name."""
-    import orbax.checkpoint as ocp
-
-    newest = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    tree = ocp.StandardCheckpointer().restore((newest / "default").resolve())
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    checkpoints = Checkpoints(folder / "checkpoints")
+    return checkpoints.arrays(checkpoints.latest_step())
 
 
 def _assert_same_run(one: Path, other: Path):
@@ -62,24 +61,31 @@ def _assert_same_run(one: Path, other: Path):
 
 
 class StopAt(Silence):
-    """Sends this process a signal after a step, as a person or a scheduler would."""
+    """Sends this process a signal at a moment, as a person or a scheduler would.
 
-    def __init__(self, step, signum=signal.SIGINT):
-        """Stops after `step`."""
-        self._stop, self._signum, self.said = step, signum, []
+    A moment is the number of a step, or a text that the run says.
+    """
+
+    def __init__(self, moment, signum=signal.SIGINT):
+        """Stops at `moment`."""
+        self._moment, self._signum, self.said = moment, signum, []
 
     def say(self, text):
         self.said.append(text)
+        self._reach(text)
 
     def step(self, step, loss, accuracy, rate):
-        if step == self._stop:
+        self._reach(step)
+
+    def _reach(self, moment):
+        if moment == self._moment:
             os.kill(os.getpid(), self._signum)
 
 
 @pytest.fixture(scope="module")
 def quick_to_compile():
-    """Makes resnet20 a network of two blocks with XLA's own convolution, for the loop's sake."""
-    small = resnet.ResNet, {"blocks": (1, 1), "widths": (8, 16), "shortcut": "padded"}
+    """Makes resnet20 a network of one block with XLA's own convolution: here is the loop meant."""
+    small = resnet.ResNet, {"blocks": (1,), "widths": (8,)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
         patch.setitem(resnet.VARIANTS, "resnet20", small)
@@ -121,7 +127,7 @@ def test_a_run_leaves_a_complete_folder(reference):
     summary = json.loads((reference / "summary.json").read_text())
     assert {key: summary[key] for key in records[-1]} == records[-1]
     arrays = _final_arrays(reference)
-    sizes = [array.size for name, array in arrays.items() if name.startswith("['params']")]
+    sizes = [array.size for name, array in arrays.items() if name.startswith("params/")]
     assert summary["parameters"] == sum(sizes)
     assert "best_epoch" not in summary  # never chosen on the test split
     resolved = json.loads((reference / "config.json").read_text())
@@ -142,6 +148,99 @@ def test_a_run_stopped_by_a_signal_continues_to_the_same_bytes(reference, tmp_pa
     loop.fit(_config(), random_dataset(), tmp_path / "run", report)
     assert f"continuing after step {step}" in report.said
     _assert_same_run(reference, tmp_path / "run")
+
+
+def test_a_signal_during_compilation_stops_before_the_first_step(reference, tmp_path):
+    with pytest.raises(Interrupted) as stop:
+        loop.fit(_config(), random_dataset(), tmp_path / "run", StopAt("compiling"))
+    assert stop.value.step == 0
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [0]
+    loop.fit(_config(), random_dataset(), tmp_path / "run")
+    _assert_same_run(reference, tmp_path / "run")
+
+
+@pytest.mark.parametrize("moment", ["evaluation", "save"])
+def test_a_signal_during_evaluation_or_a_save_loses_nothing(
+    moment, reference, tmp_path, monkeypatch
+):
+    evaluate, save = Programs.evaluate, Checkpoints.save
+
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def evaluate_and_interrupt(programs, state, between):
+        return evaluate(programs, state, lambda: (interrupt(), between()))
+
+    def save_and_interrupt(checkpoints, step, state):
+        save(checkpoints, step, state)
+        if step == 6:
+            interrupt()
+
+    with monkeypatch.context() as patch:
+        if moment == "evaluation":
+            patch.setattr(Programs, "evaluate", evaluate_and_interrupt)
+        else:
+            patch.setattr(Checkpoints, "save", save_and_interrupt)
+        with pytest.raises(Interrupted) as stop:
+            loop.fit(_config(), random_dataset(), tmp_path / "run")
+    assert stop.value.step == {"evaluation": 3, "save": 6}[moment]
+    loop.fit(_config(), random_dataset(), tmp_path / "run")
+    _assert_same_run(reference, tmp_path / "run")
+
+
+@pytest.mark.parametrize("left", [3, 0])
+def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_ends_in_words(
+    left, reference, tmp_path
+):
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        loop.fit(_config(), random_dataset(), run, StopAt(8))
+    checkpoints = Checkpoints(run / "checkpoints")
+    assert checkpoints.steps() == [6, 8]
+    for step in checkpoints.steps() if left == 0 else [8]:
+        file = max((run / "checkpoints" / str(step)).rglob("*"), key=lambda p: p.stat().st_size)
+        file.write_bytes(file.read_bytes()[:-1])
+    report = StopAt(-1)
+    if left:
+        loop.fit(_config(), random_dataset(), run, report)
+        assert "the checkpoint of step 8 is damaged" in report.said[1]
+        assert report.said[2] == "continuing after step 6"
+        _assert_same_run(reference, run)
+        assert [p.name for p in checkpoints.damaged()] == ["8"]
+    else:
+        for _ in range(2):
+            with pytest.raises(UserError, match="was trained, but no whole checkpoint is left"):
+                loop.fit(_config(), random_dataset(), run, report)
+        assert [p.name for p in checkpoints.damaged()] == ["6", "8"]
+        assert len(_metrics(run)) == 2  # nothing is lost beyond the damage
+
+
+def test_metrics_without_any_checkpoint_are_not_started_over(reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "run", ignore=lambda *_: ["checkpoints", "summary.json"])
+    with pytest.raises(UserError, match="put one back, or start anew with another --workdir"):
+        loop.fit(_config(), random_dataset(), tmp_path / "run")
+    assert len(_metrics(tmp_path / "run")) == 4
+
+
+def test_a_finished_run_goes_on_to_more_epochs(reference, tmp_path):
+    run = Path(shutil.copytree(reference, tmp_path / "run"))
+    report = StopAt(-1)
+    loop.fit(_config(train__epochs=5), random_dataset(), run, report)
+    assert report.said[0].startswith("from 4 to 5 epochs")
+    records = _metrics(run)
+    assert records[:4] == _metrics(reference) and records[4]["step"] == 15
+    assert json.loads((run / "summary.json").read_text())["epoch"] == 5
+    with pytest.raises(UserError, match="train.epochs was 5, is 4 and may only rise"):
+        loop.fit(_config(), random_dataset(), run)
+
+
+def test_a_folder_that_another_process_has_is_refused(reference, tmp_path):
+    run = Path(shutil.copytree(reference, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with lock.exclusive(run):
+        with pytest.raises(UserError, match="in use by process"):
+            loop.fit(_config(train__epochs=5), random_dataset(), run)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_another_data_position_gives_other_bytes(reference, tmp_path, monkeypatch):
