@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     """Trains, prints the result and where everything is."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: only flags are taken, see --help")
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every step of every save
+    # Orbax tells of every step of every save, and of errors with a traceback before it raises them.
+    logging.set_verbosity(logging.FATAL)
     config = _CONFIG.value
     configuration.validate(config)
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
@@ -124,8 +126,19 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def _print_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Prints an error that nothing caught, except one that says nothing.
+
+    When a write fails, as on a full disk, Orbax closes its event loop while TensorStore still has
+    answers for it, each of which then is an error of its own (orbax-checkpoint 0.12.8).
+    """
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
 def cli() -> None:
     """Runs the program; what a user can cause ends in one line on standard error."""
+    sys.excepthook = _print_error
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
