@@ -1,0 +1,52 @@
+"""The surroundings of a run: XLA's flags in time, a compilation cache that can be written."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from jaxcnn import environment
+from jaxcnn.errors import UserError
+
+FLAG = "--xla_gpu_deterministic_ops=true"
+
+
+def test_deterministic_operations_are_added_once_to_the_user_s_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    for _ in range(2):
+        environment.use_deterministic_operations()
+    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_enable_fast_math=false {FLAG}"
+
+
+def test_xla_knows_the_flag():
+    """XLA ends a process that has a flag it does not know."""
+    program = (
+        "from jaxcnn import environment\n"
+        "environment.use_deterministic_operations()\n"
+        "import jax\n"
+        "print(jax.device_count())\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    unknown = {**os.environ, "XLA_FLAGS": FLAG.replace("ops", "opps")}
+    assert subprocess.run(command, capture_output=True, env=unknown).returncode != 0
+
+
+def test_a_gpu_without_the_flag_is_refused_and_a_cpu_needs_none(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    environment.check_deterministic()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match=f"needs XLA_FLAGS={FLAG} before JAX starts"):
+        environment.check_deterministic()
+    environment.use_deterministic_operations()
+    environment.check_deterministic()
+
+
+def test_a_chosen_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match="cannot write to the compilation cache .*file/cache"):
+        environment.use_compilation_cache()
