@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxcnn.models.batch_norm import BatchNorm
+
 
 class Row(NamedTuple):
     """One block of a network.
@@ -38,9 +40,9 @@ def describe(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Row]:
     def count(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result = call(*args, **kwargs)
         path = context.module.path
-        if path and isinstance(context.module, nn.Conv | nn.Dense | nn.BatchNorm):
+        if path and isinstance(context.module, nn.Conv | nn.Dense | BatchNorm):
             block = blocks.setdefault(path[0].split("_")[0], {"layers": 0, "flops": 0})
-            if not isinstance(context.module, nn.BatchNorm):
+            if not isinstance(context.module, BatchNorm):
                 kernel = context.module.variables["params"]["kernel"]
                 positions = math.prod(result.shape[1:-1])
                 block["flops"] += positions * math.prod(kernel.shape)
