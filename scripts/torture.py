@@ -191,23 +191,29 @@ def summary_of(workdir: Path) -> dict[str, str]:
 
 
 def table(folder: Path) -> str:
-    """Returns a Markdown table of all results in `folder`, one line per fault and configuration."""
-    lines = ["| run | killed | times | end of the run |", "|---|---|---:|---|"]
-    for path in sorted(folder.glob("torture-*.json")):
-        result = json.loads(path.read_text())
-        equal = all(not run["differing"] for run in result["runs"])
-        verdict = "byte-equal" if equal else "**differs**"
-        for fault, count in result["kills"].items():
-            if count:
-                lines.append(f"| {result['name']} | {FAULTS[fault]} | {count} | {verdict} |")
-        runs = len(result["runs"])
-        lines.append(
-            f"| {result['name']} | **all, over {runs} runs** | {sum(result['kills'].values())} "
-            f"| {verdict} |"
+    """Returns two Markdown tables of all results in `folder`: by kind of kill, and by run."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("torture-*.json"))]
+    faults = ["| killed | trials | outcome |", "|---|---:|---|"]
+    for fault, words in FAULTS.items():
+        hit = [result for result in results if result["kills"].get(fault)]
+        if hit:
+            outcome = "byte-equal" if all(map(_equal, hit)) else "**differs**"
+            count = sum(result["kills"][fault] for result in hit)
+            faults.append(f"| {words} | {count} | {outcome} |")
+    rows = ["| configuration | kills | runs | outcome | a step off differs in | command |"]
+    rows.append("|---|---:|---:|---|---|---|")
+    for result in results:
+        off = ", ".join(result["counter_check_differs_in"]) or "**nothing**"
+        rows.append(
+            f"| {result['name']} | {sum(result['kills'].values())} | {len(result['runs'])} "
+            f"| {'byte-equal' if _equal(result) else '**differs**'} | {off} "
+            f"| `{result['command']}` |"
         )
-        off = ", ".join(result["counter_check_differs_in"]) or "**equal: the test is worthless**"
-        lines.append(f"| {result['name']} | counter-check: a step off | 1 | differs in {off} |")
-    return "\n".join(lines)
+    return "\n".join([*faults, "", *rows])
+
+
+def _equal(result: dict[str, Any]) -> bool:
+    return not any(run["differing"] for run in result["runs"])
 
 
 def main() -> None:
