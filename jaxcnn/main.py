@@ -126,19 +126,19 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _print_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Prints an error that nothing caught, except one that says nothing.
+def _print_unraisable(unraisable: Any) -> None:
+    """Prints an error of code that has no caller, except one that says nothing.
 
     When a write fails, as on a full disk, Orbax closes its event loop while TensorStore still has
     answers for it, each of which then is an error of its own (orbax-checkpoint 0.12.8).
     """
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def cli() -> None:
     """Runs the program; what a user can cause ends in one line on standard error."""
-    sys.excepthook = _print_error
+    sys.unraisablehook = _print_unraisable
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
