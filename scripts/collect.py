@@ -1,7 +1,7 @@
 """Collects finished runs into one JSON file and prints the README's table of them.
 
-    python scripts/collect.py runs/lenet runs/mobilenet --out docs/results/cifar10.json
-    python scripts/collect.py --table docs/results/cifar10.json
+python scripts/collect.py runs/lenet runs/mobilenet --out docs/results/cifar10.json
+python scripts/collect.py --table docs/results/cifar10.json
 """
 
 import argparse
