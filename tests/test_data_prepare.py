@@ -194,6 +194,8 @@ def test_program_ends_quietly_when_interrupted(tmp_path):
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background may have SIGINT ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 30
     while not (tmp_path / "data").exists() and time.monotonic() < deadline:
