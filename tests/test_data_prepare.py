@@ -189,14 +189,15 @@ def test_program_takes_the_directory_from_the_environment(tmp_path):
 def test_program_ends_quietly_when_interrupted(tmp_path):
     # A pipe instead of an archive keeps the program waiting in the middle of its work.
     os.mkfifo(tmp_path / "a.tar.gz")
+    # Whoever runs the tests in the background may have SIGINT ignored, which a child inherits.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--archive", "a.tar.gz", "--data_dir", "data"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background may have SIGINT ignored, which is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 30
     while not (tmp_path / "data").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
