@@ -1,5 +1,7 @@
 """Batch normalisation as one multiply-add, so that a training step reads its arrays less often."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -42,10 +44,18 @@ class BatchNorm(nn.Module):
             mean = jnp.mean(wide, axes)
             var = jnp.maximum(jnp.mean(jnp.square(wide), axes) - jnp.square(mean), 0.0)
             if not self.is_initializing():
-                kept = self.momentum
-                running_mean.value = kept * running_mean.value + (1 - kept) * mean
-                running_var.value = kept * running_var.value + (1 - kept) * var
+                running = {"mean": running_mean.value, "var": running_var.value}
+                updated = updated_moments(running, mean, var, self.momentum)
+                running_mean.value, running_var.value = updated["mean"], updated["var"]
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         shape = (1,) * (x.ndim - 1) + (channels,)
         y = wide * factor.reshape(shape) + (bias - mean * factor).reshape(shape)
         return y.astype(self.dtype)
+
+
+def updated_moments(
+    running: Mapping[str, jax.Array], mean: jax.Array, var: jax.Array, momentum: float
+) -> dict[str, jax.Array]:
+    """Returns the running "mean" and "var", of which `momentum` is kept, after one more batch."""
+    now = {"mean": mean, "var": var}
+    return {name: momentum * running[name] + (1 - momentum) * now[name] for name in now}

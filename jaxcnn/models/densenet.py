@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from jaxcnn import ops
 from jaxcnn.models import layers
+from jaxcnn.models.batch_norm import updated_moments
 
 
 class DenseLayer(nn.Module):
@@ -73,16 +74,22 @@ class DenseNet(nn.Module):
             layer_type = nn.remat(DenseLayer, static_argnums=(2,))  # 0 is the module, 2 is `train`
         x = images.astype(self.dtype)
         x = layers.conv(x, self.stem or 2 * self.growth_rate, 3, dtype=self.dtype, name="stem_conv")
+        plain = train and not (self.drop_rate or self.memory_efficient or self.is_initializing())
+        as_one = plain and ops.is_dense_block_fast(x)
         for block, depth in enumerate(self.blocks, start=1):
             if block > 1:
-                x = self.transition(x, train=train, name=f"transition{block - 1}")
-            for layer in range(1, depth + 1):
+                x = self.transition(x, train=train, as_one=as_one, name=f"transition{block - 1}")
+            names = [f"block{block}_layer{layer}" for layer in range(1, depth + 1)]
+            if as_one:
+                x = self.block_as_one(x, names)
+                continue
+            for name in names:
                 new = layer_type(
                     growth_rate=self.growth_rate,
                     bn_size=self.bn_size,
                     drop_rate=self.drop_rate,
                     dtype=self.dtype,
-                    name=f"block{block}_layer{layer}",
+                    name=name,
                 )(x, train)
                 # The barrier has XLA write the concatenation once. Without it, it is repeated in
                 # every kernel that reads it, and compiling takes the square of the depth.
@@ -90,10 +97,28 @@ class DenseNet(nn.Module):
         x = layers.norm_relu(x, train=train, dtype=self.dtype, name="final_norm")
         return layers.classifier(x, self.num_classes, dtype=self.dtype)
 
-    def transition(self, x: jax.Array, *, train: bool, name: str) -> jax.Array:
+    def block_as_one(self, x: jax.Array, names: list[str]) -> jax.Array:
+        """What the layers of these names give in training, computed by `ops.dense_block`."""
+        params, batch_stats = self.variables["params"], self.variables["batch_stats"]
+        x, statistics = ops.dense_block(x, [params[name] for name in names], layers.NORM_EPSILON)
+        for name, norms in zip(names, statistics, strict=True):
+            updated = {
+                norm: updated_moments(batch_stats[name][norm], mean, var, layers.NORM_MOMENTUM)
+                for norm, (mean, var) in norms.items()
+            }
+            self.put_variable("batch_stats", name, updated)
+        return x
+
+    def transition(self, x: jax.Array, *, train: bool, as_one: bool, name: str) -> jax.Array:
         """Norm, ReLU, 1x1 convolution, 2x2 average pooling: half the size, theta * C channels."""
         features = int(x.shape[-1] * self.compression)
         x = layers.norm_relu(x, train=train, dtype=self.dtype, name=f"{name}_norm")
+        if as_one:
+            # The mean of four products is the product of the mean, a quarter of the work: forward
+            # and backward 110 ms against 219 (160 channels, 32x32, batch 128; 2 cores of an EPYC,
+            # jax 0.10.2, best of 4).
+            x = ops.avg_pool(x, (2, 2), strides=(2, 2))
+            return layers.conv(x, features, 1, dtype=self.dtype, name=f"{name}_conv")
         x = layers.conv(x, features, 1, dtype=self.dtype, name=f"{name}_conv")
         return ops.avg_pool(x, (2, 2), strides=(2, 2))
 

@@ -1,7 +1,15 @@
 """Convolution and pooling that are fast on the CPU, and the stock primitives elsewhere."""
 
 from jaxcnn.ops.convolution import conv_general_dilated
+from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast
 from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
 from jaxcnn.ops.pooling import avg_pool, max_pool
 
-__all__ = ["CPU_COMPILER_OPTIONS", "avg_pool", "conv_general_dilated", "max_pool"]
+__all__ = [
+    "CPU_COMPILER_OPTIONS",
+    "avg_pool",
+    "conv_general_dilated",
+    "dense_block",
+    "is_dense_block_fast",
+    "max_pool",
+]

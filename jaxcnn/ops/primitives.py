@@ -81,7 +81,7 @@ def _define(
         return a.update(shape=shape(a.shape, b.shape, geometry), weak_type=False)
 
     def lower(ctx: Any, a: Any, b: Any, *, geometry: Geometry) -> Any:
-        shards = _shards(ctx)
+        shards = shards_of(ctx)
 
         def choose(a: jax.Array, b: jax.Array) -> jax.Array:
             return cpu_or_stock(
@@ -142,7 +142,7 @@ def _one_by_one(
     )
 
 
-def _shards(ctx: Any) -> int:
+def shards_of(ctx: Any) -> int:
     """Devices over which the batch may be sharded by XLA in the program being lowered."""
     axes = ctx.module_context.axis_context
     if hasattr(axes, "num_devices"):

@@ -1,0 +1,246 @@
+"""The forward and the backward pass of a dense block on the CPU; see `dense_layers`.
+
+A layer is one stage or two: normalise, rectify, convolve, from the first channels of one array to
+some channels of another. The last stage of a layer has a 3x3 kernel; a bottleneck is a 1x1 before.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxcnn.ops.dense_layers import (
+    Moments,
+    Norm,
+    Pending,
+    Saved,
+    Weights,
+    along,
+    flat_kernel,
+    images_in_chunk,
+    outer,
+    patches,
+    product,
+    put,
+    shifted_sum,
+    square_kernel,
+    take,
+    totals,
+    walk,
+    wide,
+)
+
+
+class Stage(NamedTuple):
+    """Normalise, rectify and convolve.
+
+    Attributes:
+        norm: Of the input channels, [C].
+        kernel: `[C, F]`, or `[C, 9 F]` for a 3x3 convolution.
+        is_spatial: Whether the kernel is 3x3.
+        begin: First channel of the output in its array.
+        features: Output channels, F.
+    """
+
+    norm: Norm
+    kernel: jax.Array
+    is_spatial: bool
+    begin: int
+    features: int
+
+    @property
+    def channels(self) -> int:
+        """Input channels, C."""
+        return self.kernel.shape[0]
+
+    def forward(self, source: jax.Array | None, target: jax.Array) -> tuple[jax.Array, Moments]:
+        """Returns `target` with the output written to it, and the output's moments.
+
+        The input is read from `source`, or from `target` itself where that is None.
+        """
+        *shards, images, height, width, _ = target.shape
+
+        def body(carry: Any, start: Any, n: int) -> Any:
+            target, sums, squares = carry
+            x = take(target if source is None else source, start, n, 0, self.channels)
+            y = product(self.norm.relu(x), self.kernel)
+            if self.is_spatial:
+                y = shifted_sum(y, (height, width))
+            y = y.astype(target.dtype).astype(y.dtype)
+            return put(target, y, start, self.begin), sums + totals(y), squares + totals(y, y)
+
+        zeros = jnp.zeros((*shards, self.features), self.kernel.dtype)
+        size = images_in_chunk(target, sum(self.kernel.shape))
+        target, sums, squares = walk(body, (target, zeros, zeros), images, size)
+        return target, moments(sums, squares, target.size // target.shape[-1])
+
+    def gradient(
+        self,
+        output: tuple[jax.Array, jax.Array | None, Pending, jax.Array],
+        source: jax.Array,
+        into: jax.Array,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array], Pending]:
+        """Adds the gradient of the input to `into`, but for a part left pending.
+
+        Args:
+          output: values and gradient of the array of the output; what is pending for the gradient
+            of the output's channels, and their means. A gradient of None is `into` itself.
+          source: the array of the input.
+          into: gradient of the array of the input.
+
+        Returns:
+          `into`; the gradients of kernel, scale and bias; what is pending for the input channels.
+        """
+        values, given, pending, means = output
+        *shards, images, height, width, channels = values.shape
+        end = self.begin + self.features
+        transposed = self.kernel.T
+
+        def body(carry: Any, start: Any, n: int) -> Any:
+            into, kernel, biases, scales = carry
+            dy = take(into if given is None else given, start, n, self.begin, end)
+            y = take(values, start, n, self.begin, end)
+            dy = dy + along(y, pending.constant) + along(y, pending.factor) * (y - along(y, means))
+            if self.is_spatial:
+                dy = patches(dy, (height, width))
+            else:
+                dy = lax.optimization_barrier(dy)
+            x = take(source, start, n, 0, self.channels)
+            h = self.norm.relu(x)
+            dh = jnp.where(h > 0, product(dy, transposed), 0)
+            dh = lax.optimization_barrier(dh)
+            old = take(into, start, n, 0, self.channels)
+            return (
+                put(into, old + along(x, self.norm.a) * dh, start, 0),
+                kernel + outer(h, dy),
+                biases + totals(dh),
+                scales + totals(dh, x - along(x, self.norm.mean)),
+            )
+
+        zeros = jnp.zeros((*shards, *self.kernel.shape), self.kernel.dtype)
+        size = images_in_chunk(values, 3 * self.channels + self.kernel.shape[1])
+        into, kernel, biases, scales = walk(
+            body, (into, zeros, zeros[..., 0], zeros[..., 0]), images, size
+        )
+        bias, scale = over_shards(biases, 1), over_shards(scales, 1) * self.norm.r
+        factor = -self.norm.a * channels / values.size
+        left = Pending(factor * bias, factor * self.norm.r * scale)
+        return into, (over_shards(kernel, 2), scale, bias), left
+
+
+def moments(sums: jax.Array, squares: jax.Array, count: int) -> Moments:
+    """Mean and variance from each device's sums of values and squares, `[S, C]`."""
+    mean = over_shards(sums, 1) / count
+    return Moments(mean, jnp.maximum(over_shards(squares, 1) / count - jnp.square(mean), 0))
+
+
+def over_shards(array: jax.Array, ndim: int) -> jax.Array:
+    """The sum over devices of `[S, ...]`, the rest having `ndim` axes."""
+    return array.sum(0) if array.ndim > ndim else array
+
+
+def forward(
+    x: jax.Array, weights: Weights, epsilon: float, shards: int = 1
+) -> tuple[jax.Array, Saved]:
+    """Returns the block's features, `[B, H, W, C + layers * k]`, and what is to be saved."""
+    dtype = wide(x.dtype)
+    new = sum(layer["conv2"]["kernel"].shape[3] for layer in weights)
+    split = _split(x, shards)
+    pixels = split.reshape(*split.shape[:-4], -1, x.shape[3]).astype(dtype)
+    known = moments(totals(pixels), totals(pixels, pixels), x.size // x.shape[3])
+    features = lax.pad(
+        split, jnp.zeros((), x.dtype), [(0, 0, 0)] * (split.ndim - 1) + [(0, new, 0)]
+    )
+    bottlenecks, inner = [], []
+    for layer in weights:
+        bottleneck = None
+        if "conv1" in layer:
+            stage = _pointwise(layer, known, epsilon)
+            empty = jnp.zeros((*features.shape[:-1], stage.features), x.dtype)
+            bottleneck, bottleneck_moments = stage.forward(features, empty)
+            bottlenecks.append(bottleneck.reshape(*x.shape[:3], -1))
+            inner.append(bottleneck_moments)
+        stage = _spatial(layer, inner[-1] if "conv1" in layer else known, epsilon, len(known.mean))
+        features, added = stage.forward(bottleneck, features)
+        known = Moments(*(jnp.concatenate(pair) for pair in zip(known, added, strict=True)))
+    return features.reshape(*x.shape[:3], -1), Saved(known, bottlenecks, inner)
+
+
+def backward(
+    features: jax.Array,
+    saved: Saved,
+    weights: Weights,
+    gradient: jax.Array,
+    epsilon: float,
+    shards: int = 1,
+) -> tuple[jax.Array, Weights]:
+    """Returns the gradients of the block's input and of the weights, from that of `features`."""
+    values, into = _split(features, shards), _split(gradient, shards)
+    mean = saved.features.mean
+    pending = Pending(jnp.zeros_like(mean), jnp.zeros_like(mean))
+    bottlenecks, inner = list(saved.bottlenecks), list(saved.inner)
+    channels, gradients = features.shape[3], []
+    for layer in reversed(weights):
+        k = layer["conv2"]["kernel"].shape[3]
+        end, channels = channels, channels - k
+        output = (values, None, Pending(*(p[channels:end] for p in pending)), mean[channels:end])
+        known = saved.features.first(channels)
+        if "conv1" in layer:
+            z, z_moments = _split(bottlenecks.pop(), shards), inner.pop()
+            stage = _spatial(layer, z_moments, epsilon, channels)
+            output = (values, into, *output[2:])
+            dz, spatial_grads, z_pending = stage.gradient(output, z, jnp.zeros_like(z))
+            stage = _pointwise(layer, known, epsilon)
+            into, pointwise_grads, left = stage.gradient(
+                (z, dz, z_pending, z_moments.mean), values, into
+            )
+            grads = _named(1, pointwise_grads, layer) | _named(2, spatial_grads, layer)
+        else:
+            stage = _spatial(layer, known, epsilon, channels)
+            into, spatial_grads, left = stage.gradient(output, values, into)
+            grads = _named(2, spatial_grads, layer)
+        pending = pending.add(left)
+        gradients.append(grads)
+    pixels = values[..., :channels].astype(mean.dtype)
+    constant, factor, centre = (
+        along(pixels, array[:channels]) for array in (*pending, saved.features.mean)
+    )
+    dx = (into[..., :channels] + constant + factor * (pixels - centre)).astype(into.dtype)
+    return dx.reshape(*features.shape[:3], channels), gradients[::-1]
+
+
+def _split(array: jax.Array, shards: int) -> jax.Array:
+    """`[B, ...]` as `[S, B / S, ...]`; a batch that S does not divide is on every device."""
+    if shards == 1 or array.shape[0] % shards:
+        return array
+    return array.reshape(shards, -1, *array.shape[1:])
+
+
+def _pointwise(layer: dict[str, dict[str, jax.Array]], known: Moments, epsilon: float) -> Stage:
+    norm = Norm.create(layer["norm1"], known, epsilon)
+    kernel = layer["conv1"]["kernel"][0, 0].astype(norm.a.dtype)
+    return Stage(norm, kernel, False, 0, kernel.shape[1])
+
+
+def _spatial(
+    layer: dict[str, dict[str, jax.Array]], known: Moments, epsilon: float, begin: int
+) -> Stage:
+    norm = Norm.create(layer["norm2"], known, epsilon)
+    kernel = layer["conv2"]["kernel"]
+    return Stage(norm, flat_kernel(kernel, norm.a.dtype), True, begin, kernel.shape[3])
+
+
+def _named(
+    number: int,
+    gradients: tuple[jax.Array, jax.Array, jax.Array],
+    layer: dict[str, dict[str, jax.Array]],
+) -> dict[str, dict[str, jax.Array]]:
+    """Gradients of one stage under the names, and in the shapes and dtypes, of its weights."""
+    kernel, scale, bias = gradients
+    norm, conv = f"norm{number}", f"conv{number}"
+    like = layer[conv]["kernel"]
+    kernel = square_kernel(kernel, like) if number == 2 else kernel.reshape(like.shape)
+    named = {norm: {"scale": scale, "bias": bias}, conv: {"kernel": kernel}}
+    weights = {norm: layer[norm], conv: layer[conv]}
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), named, weights)

@@ -1,0 +1,203 @@
+"""The dense block as one operation against the same block layer by layer."""
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import ops
+from jaxcnn.models.densenet import DenseNet
+from jaxcnn.ops import dense_passes
+from jaxcnn.ops.dense_layers import patches, shifted_sum
+
+EPSILON = 1e-5
+
+
+def make(channels: int, layers: int, k: int, bottleneck: int, dtype: Any = np.float64) -> Any:
+    """Random weights of a block, as they lie in a network's parameters."""
+    rng = np.random.default_rng(0)
+
+    def norm(c: int) -> dict[str, Any]:
+        return {"scale": 1 + 0.2 * rng.normal(size=c), "bias": 0.2 * rng.normal(size=c)}
+
+    weights = []
+    for _ in range(layers):
+        inputs, layer = channels, {}
+        if bottleneck:
+            kernel = rng.normal(size=(1, 1, channels, bottleneck)) / channels**0.5
+            layer = {"norm1": norm(channels), "conv1": {"kernel": kernel}}
+            inputs = bottleneck
+        kernel = rng.normal(size=(3, 3, inputs, k)) / (9 * inputs) ** 0.5
+        weights.append({**layer, "norm2": norm(inputs), "conv2": {"kernel": kernel}})
+        channels += k
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), weights)
+
+
+def layer_by_layer(x: Any, weights: Any) -> Any:
+    """The definition: batch norm, ReLU, convolution, concatenation, in stock operations."""
+
+    def norm_relu(x: Any, norm: Any) -> Any:
+        mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+        with jax.numpy_rank_promotion("allow"):
+            y = (x - mean) / jnp.sqrt(var + EPSILON) * norm["scale"] + norm["bias"]
+        return jax.nn.relu(y), (mean, var)
+
+    def conv(x: Any, kernel: Any) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+    statistics = []
+    for layer in weights:
+        h, now = x, {}
+        if "conv1" in layer:
+            h, now["norm1"] = norm_relu(h, layer["norm1"])
+            h = conv(h, layer["conv1"]["kernel"])
+        h, now["norm2"] = norm_relu(h, layer["norm2"])
+        statistics.append(now)
+        x = jnp.concatenate([x, conv(h, layer["conv2"]["kernel"])], -1)
+    return x, statistics
+
+
+def pixels(*shape: int, dtype: Any = np.float64, seed: int = 1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def assert_close(ours: Any, theirs: Any, tolerance: float) -> None:
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+
+
+def values_and_gradients(block: Any, x: Any, weights: Any) -> Any:
+    """Features, statistics and the gradients of a random sum of the features."""
+
+    def loss(x: Any, weights: Any) -> Any:
+        features, statistics = block(x, weights)
+        statistics = [{name: tuple(s) for name, s in layer.items()} for layer in statistics]
+        direction = pixels(*features.shape, dtype=features.dtype, seed=2)
+        return jnp.sum(features * direction), (features, statistics)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, weights)
+
+
+one_operation = functools.partial(ops.dense_block, epsilon=EPSILON)
+
+
+@pytest.mark.parametrize("bottleneck", [0, 8])
+@pytest.mark.parametrize(("batch", "height", "width"), [(6, 8, 8), (7, 5, 6), (1, 3, 1)])
+def test_it_is_the_block_layer_by_layer(
+    batch: int, height: int, width: int, bottleneck: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_passes, "images_in_chunk", lambda *_: 2)  # Some batches leave a rest.
+    with jax.enable_x64(True):
+        x, weights = pixels(batch, height, width, 5), make(5, 3, 4, bottleneck)
+        ours = values_and_gradients(one_operation, x, weights)
+        assert_close(ours, values_and_gradients(layer_by_layer, x, weights), 1e-9)
+
+
+@pytest.mark.parametrize("bottleneck", [0, 8])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-5), (jnp.bfloat16, 8e-2)])
+def test_it_is_as_exact_as_its_dtype(dtype: Any, tolerance: float, bottleneck: int) -> None:
+    x = pixels(8, 8, 8, 5, dtype=dtype)
+    weights = make(5, 3, 4, bottleneck, np.float32)
+    ours = values_and_gradients(one_operation, x, weights)
+    assert ours[1][0].dtype == ours[0][1][0].dtype == dtype
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda a: a.astype(jnp.float64), (x, weights))
+        assert_close(ours, values_and_gradients(layer_by_layer, *exact), tolerance)
+
+
+def test_vmap_runs_each_member() -> None:
+    x, weights = pixels(2, 4, 6, 6, 5, dtype=np.float32), make(5, 2, 4, 8, np.float32)
+    ours = jax.jit(jax.vmap(lambda x: values_and_gradients(one_operation, x, weights)))(x)
+    each = [values_and_gradients(one_operation, member, weights) for member in x]
+    assert_close(ours, jax.tree.map(lambda *a: jnp.stack(a), *each), 1e-6)
+
+
+def test_patches_are_the_transpose_of_the_shifted_sum() -> None:
+    with jax.enable_x64(True):
+        x, y = pixels(60, 27), pixels(60, 3, seed=2)
+        left = jnp.sum(shifted_sum(x, (5, 6)) * y)
+        np.testing.assert_allclose(left, jnp.sum(x * patches(y, (5, 6))), rtol=1e-9)
+
+
+def gradient_program(model: DenseNet, x: jax.Array) -> Any:
+    variables = model.init(jax.random.key(0), x, train=False)
+
+    def loss(params: Any) -> Any:
+        logits, updated = model.apply(
+            {**variables, "params": params},
+            x,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(3)},
+        )
+        return jnp.sum(jnp.square(logits)), updated
+
+    return jax.value_and_grad(loss, has_aux=True), variables["params"]
+
+
+@pytest.mark.parametrize("bn_size", [0, 4])
+def test_densenet_trains_the_same_either_way(bn_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = (
+        DenseNet(blocks=(3, 2), growth_rate=4, bn_size=bn_size),
+        pixels(6, 8, 8, 3, dtype="f"),
+    )
+    program, params = gradient_program(model, x)
+    assert str(jax.make_jaxpr(program)(params)).count("cnn_dense_block_gradient") == 2
+    ours = jax.jit(program)(params)
+    monkeypatch.setattr(ops, "is_dense_block_fast", lambda x: False)
+    program, _ = gradient_program(model, x)
+    assert "cnn_dense_block" not in str(jax.make_jaxpr(program)(params))
+    assert_close(ours, jax.jit(program)(params), 1e-4)
+
+
+@pytest.mark.parametrize("fields", [{"drop_rate": 0.2}, {"memory_efficient": True}])
+def test_what_the_block_cannot_do_goes_layer_by_layer(fields: dict[str, Any]) -> None:
+    model = DenseNet(blocks=(2,), growth_rate=4, **fields)
+    program, params = gradient_program(model, pixels(4, 8, 8, 3, dtype="f"))
+    assert "cnn_dense_block" not in str(jax.make_jaxpr(program)(params))
+
+
+def test_a_sharded_batch_is_not_gathered_and_reduced_once_a_stage() -> None:
+    """In a child process, which alone can have 8 devices."""
+    program = """
+    import sys; sys.path.insert(0, "tests")
+    import jax, jax.numpy as jnp, numpy as np, re
+    from jax.sharding import NamedSharding, PartitionSpec as P
+    from jaxcnn.ops import dense_passes
+    from test_ops_dense_block import make, one_operation, pixels
+    dense_passes.images_in_chunk = lambda *_: 2
+    x, weights = pixels(40, 8, 8, 5, dtype="f"), make(5, 2, 4, 8, "f")
+    loss = lambda weights, x: jnp.sum(one_operation(x, weights)[0] ** 2)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    step = jax.jit(jax.grad(loss), in_shardings=(whole, split), out_shardings=whole)
+    text = step.lower(weights, x).compile().as_text()
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert not re.search(rf"{collective}(-start)?[(]", text), collective
+    assert "while" in text
+    entry = text[text.index("ENTRY"):]
+    reduced = r"all-reduce(-start)?[(]"
+    assert len(re.findall(reduced, text)) == len(re.findall(reduced, entry)) > 0  # not in a loop
+    alone = jax.jit(jax.grad(loss))(weights, x)
+    for a, b in zip(*map(jax.tree.leaves, (step(weights, x), alone)), strict=True):
+        assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
+    print("passed")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.stdout.strip() == "passed", result.stderr[-3000:]
