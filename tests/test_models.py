@@ -50,6 +50,12 @@ PUBLISHED = {
     "resnet44": _cifar_resnet_parameters(44),
     "resnet56": _cifar_resnet_parameters(56),
     "resnet110": 1_727_962,
+    # Option A shortcuts have no parameters, so a plain network has those of its residual twin.
+    "plain20": 269_722,
+    "plain32": _cifar_resnet_parameters(32),
+    "plain44": _cifar_resnet_parameters(44),
+    "plain56": _cifar_resnet_parameters(56),
+    "plain110": 1_727_962,
     "densenet121": 6_956_298,
     "densenet161": 26_482_378,
     "densenet169": 12_493_322,
@@ -181,6 +187,25 @@ def test_plain_leaves_out_the_shortcuts_and_nothing_else():
         jax.jit(lambda v, m=m: m.apply(v, images, train=False))(variables) for m in (padded, plain)
     )
     assert not np.allclose(with_shortcuts, without)
+
+
+def test_a_plain_variant_is_the_residual_one_without_shortcuts():
+    images = _random((2, 32, 32, 3))
+    named, option = models.create("plain20"), models.create("resnet20", plain=True)
+    variables = init(named, images)
+    apply = lambda m: jax.jit(lambda v: m.apply(v, images, train=False))(variables)  # noqa: E731
+    np.testing.assert_array_equal(apply(named), apply(option))
+    assert not np.allclose(apply(named), apply(models.create("resnet20")))
+    # With the last norm of a block at zero, a residual block passes its input on, a plain one 0.
+    params = dict(variables["params"])
+    block = params["stage3_block3"]
+    params["stage3_block3"] = {**block, "norm2": jax.tree.map(jnp.zeros_like, block["norm2"])}
+    silenced = {**variables, "params": params}
+    bias = params["classifier"]["bias"]
+    np.testing.assert_array_equal(
+        jax.jit(lambda v: named.apply(v, images, train=False))(silenced),
+        jnp.broadcast_to(bias, (2, 10)),
+    )
 
 
 def test_width_scales_every_layer():

@@ -111,10 +111,11 @@ def _imagenet(*blocks: int, bottleneck: bool = False) -> tuple[type[nn.Module], 
     return ResNet, {"blocks": blocks, "widths": (64, 128, 256, 512), "bottleneck": bottleneck}
 
 
-def _cifar(depth: int) -> tuple[type[nn.Module], dict[str, Any]]:
+def _cifar(depth: int, **fields: bool) -> tuple[type[nn.Module], dict[str, Any]]:
     """Section 4.2: depth = 6 n + 2, n blocks in each of three stages, option A shortcuts."""
     n = (depth - 2) // 6
-    return ResNet, {"blocks": (n, n, n), "widths": (16, 32, 64), "shortcut": "padded"}
+    row = {"blocks": (n, n, n), "widths": (16, 32, 64), "shortcut": "padded", **fields}
+    return ResNet, row
 
 
 VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -124,5 +125,7 @@ VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet101": _imagenet(3, 4, 23, 3, bottleneck=True),
     "resnet152": _imagenet(3, 8, 36, 3, bottleneck=True),
     **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+    # The paper's plain networks (sec. 4.2, fig. 6 left): the same layers, no shortcut.
+    **{f"plain{depth}": _cifar(depth, plain=True) for depth in (20, 32, 44, 56, 110)},
 }
 OPTIONS: tuple[str, ...] = ("plain",)
