@@ -112,6 +112,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "log_steps": Field(10, _at_least(1), "steps between two looks at the device's metrics"),
         "checkpoint_minutes": Field(10.0, _POSITIVE, "at most so long between two checkpoints"),
         "keep_checkpoints": Field(2, _at_least(1), "newest checkpoints that are kept"),
+        "plots": Field(True, _ANY, "draw pictures into the run folder's plots/"),
+        "tensorboard": Field(
+            False, _ANY, "write TensorBoard's event files; needs the extra tensorboard"
+        ),
         "on_nonfinite": Field(
             "stop",
             _one_of("stop", "skip"),

@@ -11,6 +11,8 @@ _FREE = (
     "train.log_steps",
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
+    "train.plots",
+    "train.tensorboard",
     "train.on_nonfinite",
     "train.max_nonfinite",
 )

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
 from jaxcnn import config as configuration
-from jaxcnn import describe, environment, parallel, resolve
+from jaxcnn import describe, environment, parallel, resolve, steps, tensorboard
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
+from jaxcnn.gallery import Gallery
 from jaxcnn.interrupts import Interrupts
-from jaxcnn.progress import Silence
+from jaxcnn.progress import Several, Silence
 from jaxcnn.rundir import RunDir
 from jaxcnn.training import Training
 
@@ -57,12 +59,24 @@ def fit(
         )
     if config.train.deterministic:
         environment.check_deterministic()
+    if config.train.tensorboard:
+        tensorboard.check_installed()
     with Interrupts() as interrupts, run.claimed(resolved):
         start = {"dataset": dataset.fingerprint, "epochs": config.train.epochs}
         run.add_start({**environment.describe(), **start})
         report.network(config.model.name, rows)
-        training = Training(config, resolved, model, dataset, mesh, run, report, interrupts)
+        watchers = [report]
+        if config.train.plots:
+            watchers.append(gallery := Gallery(run, resolved, report.say))
+        if config.train.tensorboard:
+            watchers.append(tensorboard.EventWriter(run))
+        told = Several(*watchers)
+        training = Training(config, resolved, model, dataset, mesh, run, told, interrupts)
         records = training.run_to_end()
+        if config.train.plots:  # before the summary: an interruption here is continued, too
+            gallery.curves()
+            variables = jax.device_get(steps.evaluated_variables(training.state))
+            gallery.end(variables, dataset, training.stop_if_asked)
         summary = summarise(records, rows, resolved)
         run.write_json("summary.json", summary)
     return summary

@@ -32,6 +32,44 @@ class Silence:
         """Training has ended, for whatever reason."""
 
 
+class Several(Silence):
+    """Passes everything on to several others, in their order."""
+
+    def __init__(self, *others: Silence) -> None:
+        """Passes on to `others`."""
+        self._others = others
+
+    def say(self, text: str) -> None:
+        """Passes on a remark."""
+        for other in self._others:
+            other.say(text)
+
+    def network(self, name: str, rows: list[Row]) -> None:
+        """Presents the network's blocks to each."""
+        for other in self._others:
+            other.network(name, rows)
+
+    def start(self, *, epochs: int, steps_per_epoch: int, step: int) -> None:
+        """Tells each of the start."""
+        for other in self._others:
+            other.start(epochs=epochs, steps_per_epoch=steps_per_epoch, step=step)
+
+    def step(self, step: int, loss: float, accuracy: float, rate: float) -> None:
+        """Tells each of the epoch so far."""
+        for other in self._others:
+            other.step(step, loss, accuracy, rate)
+
+    def epoch(self, record: dict[str, Any], epochs: int) -> None:
+        """Tells each of an epoch's end."""
+        for other in self._others:
+            other.epoch(record, epochs)
+
+    def stop(self) -> None:
+        """Tells each of the end."""
+        for other in self._others:
+            other.stop()
+
+
 class Lines(Silence):
     """One plain line per epoch, for files and pipes."""
 

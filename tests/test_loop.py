@@ -32,6 +32,7 @@ def _config(**changes):
     settings.train.batch_size = 16
     settings.train.eval_batch_size = 10
     settings.train.log_steps = 1
+    settings.train.plots = False
     settings.optim.peak_lr = 0.01
     for key, value in changes.items():
         section, name = key.split("__")

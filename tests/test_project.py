@@ -16,11 +16,14 @@ LEVELS = [
     {"errors", "ops", "identity", ""},
     {"lock", "manifest"},
     {"config", "data", "augment", "batches", "optim", "metrics", "checkpoint", "rundir"},
+    {"plots", "pictures", "scores"},
     {"parallel", "interrupts", "environment"},
     {"models"},
     {"steps", "describe"},
     {"programs", "resolve", "progress"},
-    {"training"},
+    {"training", "predict", "tensorboard"},
+    {"gallery", "runs"},
+    {"evaluation"},
     {"loop"},
     {"main"},
 ]
@@ -32,7 +35,9 @@ DOORS = {
     "orbax": {"checkpoint"},
     "matplotlib": {"plots"},
     "rich": {"progress"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "scores"},
+    "PIL": {"data", "pictures"},
+    "tensorboardX": {"tensorboard"},
 }
 
 

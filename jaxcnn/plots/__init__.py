@@ -1,0 +1,25 @@
+"""Pictures from numbers: curves, tables of classes, images, filters. The only door to matplotlib.
+
+Every function returns a matplotlib figure that `save` writes. Nothing here knows of runs or JAX,
+and matplotlib itself is imported by the first figure, so that a training starts without it.
+"""
+
+from jaxcnn.plots.classes import confusion, per_class
+from jaxcnn.plots.curves import compared, curves
+from jaxcnn.plots.images import Prediction, filters, predictions, rows
+from jaxcnn.plots.style import save
+from jaxcnn.plots.tradeoff import gradients, tradeoff
+
+__all__ = [
+    "Prediction",
+    "compared",
+    "confusion",
+    "curves",
+    "filters",
+    "gradients",
+    "per_class",
+    "predictions",
+    "rows",
+    "save",
+    "tradeoff",
+]
