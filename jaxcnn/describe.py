@@ -1,4 +1,4 @@
-"""What a network consists of: layers, output shapes, parameters and FLOPs, without running it."""
+"""What a network consists of: layers, shapes, parameters, FLOPs and memory, without running it."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,6 +8,30 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcnn.models.batch_norm import BatchNorm
+
+
+class Layer(NamedTuple):
+    """One convolution, dense layer or norm.
+
+    Attributes:
+        name: Its path, such as "stage2_block1/conv1".
+        kind: Such as "3x3", "3x3 depthwise", "dense" or "norm".
+        inputs: Shape of what it takes for one image.
+        output: Shape of what it gives for one image.
+        parameters: Number of trainable parameters.
+        flops: Multiply-adds for one image as the papers count them, see `layers`.
+        inside: Those of them that do not multiply a zero of the padding.
+        memory: Bytes of its output for one image, in its compute dtype.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[int, ...]
+    output: tuple[int, ...]
+    parameters: int
+    flops: int
+    inside: int
+    memory: int
 
 
 class Row(NamedTuple):
@@ -28,26 +52,40 @@ class Row(NamedTuple):
     flops: int
 
 
-def describe(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Row]:
-    """Returns the blocks of `model` in order of use, for one image of `image_shape` (H, W, C).
+def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+    """Returns the layers of `model` in order of use, for one image of `image_shape` (H, W, C).
 
     FLOPs are counted as the papers do (He et al. 2015, table 1: "multiply-adds"): one for each
     multiplication of a convolution or dense layer with its addition; norms, activations, pooling
     and biases are left out.
     """
-    blocks: dict[str, dict[str, Any]] = {}
+    found: list[Layer] = []
 
     def count(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        result = call(*args, **kwargs)
-        path = context.module.path
-        if path and isinstance(context.module, nn.Conv | nn.Dense | BatchNorm):
-            block = blocks.setdefault(path[0].split("_")[0], {"layers": 0, "flops": 0})
-            if not isinstance(context.module, BatchNorm):
-                kernel = context.module.variables["params"]["kernel"]
-                positions = math.prod(result.shape[1:-1])
-                block["flops"] += positions * math.prod(kernel.shape)
-                block["layers"] += 1
-            block["output"] = result.shape[1:]
+        result, module = call(*args, **kwargs), context.module
+        if module.path and isinstance(module, nn.Conv | nn.Dense | BatchNorm):
+            own = module.variables["params"]
+            kind, flops, inside = "norm", 0, 0
+            if not isinstance(module, BatchNorm):
+                flops = math.prod(result.shape[1:-1]) * math.prod(own["kernel"].shape)
+                kind, inside = "dense", flops
+            if isinstance(module, nn.Conv):
+                kind = "x".join(map(str, own["kernel"].shape[:-2]))
+                kind += " depthwise" if module.feature_group_count > 1 else ""
+                inside = _taps_inside(module, args[0].shape[1:-1], result.shape[1:-1])
+                inside *= math.prod(own["kernel"].shape[-2:])
+            found.append(
+                Layer(
+                    name="/".join(module.path),
+                    kind=kind,
+                    inputs=args[0].shape[1:],
+                    output=result.shape[1:],
+                    parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own)),
+                    flops=flops,
+                    inside=inside,
+                    memory=math.prod(result.shape) * result.dtype.itemsize,
+                )
+            )
         return result
 
     def init(key: jax.Array) -> Any:
@@ -55,14 +93,80 @@ def describe(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Row]:
             return model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
     params = jax.eval_shape(init, jax.random.key(0))["params"]
-    for block in blocks.values():
-        block["parameters"] = 0
-    for name, tree in params.items():
-        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-        blocks[name.split("_")[0]]["parameters"] += size
-    return [Row(name=name, **block) for name, block in blocks.items()]
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == sum(
+        layer.parameters for layer in found
+    ), "a parameter belongs to no convolution, dense layer or norm"
+    return found
+
+
+def _taps_inside(conv: nn.Conv, sizes: tuple[int, ...], outputs: tuple[int, ...]) -> int:
+    """Returns how often a position of the kernel meets a pixel rather than the padding."""
+    total = 1
+    # layers.conv gives one stride and, but for "VALID", a pair of paddings for each axis.
+    strides, padding, kernels = (vars(conv)[key] for key in ("strides", "padding", "kernel_size"))
+    for axis, (size, output, kernel) in enumerate(zip(sizes, outputs, kernels, strict=True)):
+        before = 0 if padding == "VALID" else padding[axis][0]
+        total *= sum(
+            0 <= position * strides - before + tap < size
+            for position in range(output)
+            for tap in range(kernel)
+        )
+    return total
+
+
+def describe(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Row]:
+    """Returns the blocks of `model` in order of use, for one image of `image_shape` (H, W, C)."""
+    blocks: dict[str, list[Layer]] = {}
+    for layer in layers(model, image_shape):
+        blocks.setdefault(layer.name.split("/")[0].split("_")[0], []).append(layer)
+    return [
+        Row(
+            name=name,
+            layers=sum(layer.kind != "norm" for layer in inside),
+            output=inside[-1].output,
+            parameters=sum(layer.parameters for layer in inside),
+            flops=sum(layer.flops for layer in inside),
+        )
+        for name, inside in blocks.items()
+    ]
 
 
 def totals(rows: list[Row]) -> tuple[int, int]:
     """Returns (parameters, FLOPs of one image) of the whole network."""
     return sum(row.parameters for row in rows), sum(row.flops for row in rows)
+
+
+def xla_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
+    """Returns the operations that XLA counts for one image, two for each multiply-add.
+
+    XLA's own convolution takes the place of this project's, which computes by other operations.
+    XLA leaves out the products with padding (`Layer.inside`) and counts everything else that is
+    computed, such as norms and activations.
+    """
+
+    def stock(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        conv = context.module
+        if not isinstance(conv, nn.Conv):
+            return call(*args, **kwargs)
+        own: Any = conv.variables["params"]
+        strides, padding = (vars(conv)[key] for key in ("strides", "padding"))
+        result = jax.lax.conv_general_dilated(
+            args[0],
+            own["kernel"].astype(args[0].dtype),
+            (strides, strides),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=conv.feature_group_count,
+        )
+        return result + own["bias"].reshape(1, 1, 1, -1) if "bias" in own else result
+
+    def apply(variables: Any, images: jax.Array) -> Any:
+        with nn.intercept_methods(stock):
+            return model.apply(variables, images, train=False)
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
+    )
+    cost: Any = jax.jit(apply).lower(variables, images).cost_analysis()
+    return float(cost["flops"])

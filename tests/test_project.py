@@ -24,7 +24,7 @@ LEVELS = [
     {"training", "predict", "tensorboard"},
     {"gallery", "runs"},
     {"evaluation"},
-    {"loop"},
+    {"loop", "report"},
     {"main"},
 ]
 

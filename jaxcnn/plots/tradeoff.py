@@ -60,7 +60,7 @@ def gradients(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str = 
             axes.set_yscale("log")
             axes.set_title(words)
             axes.set_xlabel("convolution, counted from the image")
-        grid[0].set_ylabel("norm of the gradient over norm of the kernel")
+        grid[0].set_ylabel("norm of the gradient")
         seen: dict[str, Any] = {}
         for axes in grid:
             for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

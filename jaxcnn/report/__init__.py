@@ -1,0 +1,73 @@
+"""The comparison of runs: one HTML file with curves, tables, predictions and checked claims."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jaxcnn import plots
+from jaxcnn.report import claims, facts, measure, page, samples
+from jaxcnn.rundir import write_atomically
+from jaxcnn.runs import Run
+
+__all__ = ["write"]
+
+
+def write(
+    runs: Mapping[str, Run],
+    out: Path,
+    *,
+    data_dir: str = "",
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Compares runs and returns the path of report.html, in `out` with its figures and numbers.
+
+    Args:
+        runs: The runs by name, from `runs.named`.
+        out: Folder for report.html, report.json and PNG figures; nothing else is written.
+        data_dir: A TFDS directory; empty for each run's own.
+        say: Told of the progress, since measuring takes minutes.
+
+    Raises:
+        UserError: If a run has no epoch or no checkpoint yet, or its data cannot be had.
+    """
+    found = {name: facts.of_run(run) for name, run in runs.items()}
+    say("counting operations")
+    counted = measure.counts(runs)
+    say("timing convolutions")
+    timed = measure.separable_times()
+    say("measuring gradients")
+    gradients = measure.gradients(runs, data_dir, say)
+    say("predicting")
+    shown = samples.of_runs(runs, data_dir, say)
+    checked = claims.all_claims(found, counted, timed, gradients)
+
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = {
+        "runs": found,
+        "counts": counted,
+        "separable": timed,
+        "gradients": gradients,
+        "claims": [claim._asdict() for claim in checked],
+    }
+    write_atomically(out / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    records = {name: fact["records"] for name, fact in found.items()}
+    plots.save(plots.compared(records), out / "curves.png")
+    costs = {
+        label: {name: fact[key] for name, fact in found.items()}
+        for key, label in facts.COSTS.items()
+    }
+    accuracies = {name: fact["eval_accuracy"] for name, fact in found.items()}
+    plots.save(plots.tradeoff(costs, accuracies), out / "accuracy_against_cost.png")
+    plots.save(
+        plots.gradients(
+            {
+                words: {line["name"]: line["norms"] for line in gradients if line["when"] == when}
+                for when, words in measure.MOMENTS.items()
+                if any(line["when"] == when for line in gradients)
+            }
+        ),
+        out / "gradients.png",
+    )
+    path = out / "report.html"
+    write_atomically(path, page.render(found, counted, gradients, checked, shown))
+    return path

@@ -1,0 +1,75 @@
+"""What a run says of itself, as one row of the comparison."""
+
+import statistics
+from typing import Any
+
+from jaxcnn import describe, models
+from jaxcnn.errors import UserError
+from jaxcnn.runs import Run
+
+COSTS = {
+    "parameters": "parameters",
+    "flops": "multiply-adds of one image",
+    "total_minutes": "minutes of training",
+}
+"""Kinds of cost in the facts, and what to call them."""
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """Returns the facts of one run, in JSON's kinds of values.
+
+    The accuracy and the loss are those of the last epoch: to choose the best epoch by the test
+    split would be to choose on the test set.
+
+    Raises:
+        UserError: If no epoch has ended.
+    """
+    records = run.records
+    if not records:
+        raise UserError(f"{run.path} has no epoch yet: wait for the end of its first one")
+    rows = describe.describe(run.model, run.image_shape)
+    parameters, flops = describe.totals(rows)
+    rates = [r["images_per_second"] for r in records if r["images_per_second"] is not None]
+    start = run.starts[-1] if run.starts else {}
+    section, last = run.config["dataset"], records[-1]
+    minutes, passed = [], 0.0
+    for record in records:
+        passed += record["seconds"] / 60
+        minutes.append(passed)
+    return {
+        "name": run.name,
+        "model": run.model_name,
+        "family": models.FAMILY[run.model_name],
+        "plain": bool(run.config["model"].get("plain")),
+        "layers": sum(row.layers for row in rows),
+        "parameters": parameters,
+        "bytes": 4 * parameters,  # parameters are float32 whatever the compute dtype
+        "flops": flops,
+        "epochs": last["epoch"],
+        "planned_epochs": run.config["train"]["epochs"],
+        "train_split": section["train_split"],
+        "train_examples": section["train_examples"],
+        "eval_split": section["eval_split"],
+        "data": section["fingerprint"],
+        "dtype": run.config["model"]["dtype"],
+        "device": _device(start),
+        "images_per_second": statistics.median(rates) if rates else None,
+        "seconds_per_epoch": statistics.median(record["seconds"] for record in records),
+        "total_minutes": passed,
+        "train_loss": last["train_loss"],
+        "train_accuracy": last["train_accuracy"],
+        "eval_loss": last["eval_loss"],
+        "eval_accuracy": last["eval_accuracy"],
+        "records": [
+            {**record, "minutes": spent, "images": record["epoch"] * section["train_examples"]}
+            for record, spent in zip(records, minutes, strict=True)
+        ],
+    }
+
+
+def _device(start: dict[str, Any]) -> str:
+    """Returns the hardware of a start of a run, in words."""
+    if start.get("platform") == "cpu":
+        return f"{start.get('cpu_count')} cores of {start.get('cpu')}"
+    devices = start.get("devices", [])
+    return f"{len(devices)} x {devices[0]}" if devices else "unknown"

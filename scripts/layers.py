@@ -1,0 +1,110 @@
+"""Shows the layers of a network: shapes, parameters, multiply-adds and memory, without training.
+
+python scripts/layers.py configs/densenet.py
+python scripts/layers.py configs/resnet.py --model resnet56 --image 64x64x3 --classes 100
+python scripts/layers.py runs/mobilenet
+"""
+
+import argparse
+import math
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import config as configuration
+from jaxcnn import describe, errors, models
+from jaxcnn.errors import UserError
+from jaxcnn.runs import Run
+
+# Image shape and number of classes of data sets, so that a table needs no data.
+_KNOWN = {
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "digits": ((32, 32, 3), 10),
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "svhn_cropped": ((32, 32, 3), 10),
+}
+
+
+def network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
+    """Returns (name, network, image shape) of what the arguments mean."""
+    path = Path(args.source)
+    if path.is_dir():
+        if args.model or args.image or args.classes:
+            raise UserError(
+                f"{path} is a run, whose network is fixed: give a configuration file with "
+                "--model, --image or --classes"
+            )
+        run = Run(path)
+        return run.model_name, run.model, run.image_shape
+    file, _, dataset = args.source.partition(":")
+    if not Path(file).is_file():
+        raise UserError(f"{file}: no such file or run folder; the project's files are in configs/")
+    config = runpy.run_path(file)["get_config"](*([dataset] if dataset else []))
+    configuration.validate(config)
+    shape, classes = _KNOWN.get(config.dataset.name, (None, None))
+    shape, classes = _shape(args.image) if args.image else shape, args.classes or classes
+    if shape is None or classes is None:
+        raise UserError(
+            f"the image shape of {config.dataset.name} is not known here: give it with --image "
+            "and --classes, such as --image 96x96x3 --classes 10"
+        )
+    name = args.model or config.model.name
+    fields = {
+        key: config.model[key]
+        for key in models.options(name if name in models.FAMILY else "lenet")
+        if config.model[key] is not None
+    }
+    return name, models.create(name, classes, **fields), shape
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        raise UserError(f"--image={text} is not allowed: HEIGHTxWIDTHxCHANNELS, such as 32x32x3")
+    height, width, channels = map(int, found.groups())
+    return height, width, channels
+
+
+def table(layers: list[describe.Layer]) -> str:
+    """Returns a line for each layer and one for all of them."""
+    rows = [("layer", "kind", "output", "parameters", "multiply-adds", "memory, bytes")]
+    for layer in layers:
+        shape = " x ".join(map(str, layer.output))
+        numbers = (f"{n:,}" for n in (layer.parameters, layer.flops, layer.memory))
+        rows.append((layer.name, layer.kind, shape, *numbers))
+    sums = (sum(getattr(layer, key) for layer in layers) for key in _SUMMED)
+    rows.append(("total", "", "", *(f"{n:,}" for n in sums)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        left = (cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False))
+        right = (cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))
+        lines.append("  ".join([*left, *right]))
+    return "\n".join(lines)
+
+
+_SUMMED = ("parameters", "flops", "memory")
+
+
+def main() -> None:
+    """Runs the program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("source", help="configuration file, with a data set after a colon, or run")
+    parser.add_argument("--model", help="another network than the file's")
+    parser.add_argument("--image", help="image shape, such as 32x32x3; default: the data set's")
+    parser.add_argument("--classes", type=int, help="number of classes; default: the data set's")
+    args = parser.parse_args()
+    name, model, shape = network(args)
+    layers = describe.layers(model, shape)
+    print(f"{name}, one image of {' x '.join(map(str, shape))}; memory: the layers' outputs")
+    print(table(layers))
+    weights = sum(layer.parameters for layer in layers)
+    largest = max(math.prod(layer.output) for layer in layers)
+    print(f"parameters as float32: {4 * weights:,} bytes; largest output: {largest:,} values")
+
+
+if __name__ == "__main__":
+    errors.run(main)
