@@ -1,7 +1,7 @@
 """Networks against each other: accuracy against cost, gradient norms by depth."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxcnn.plots import style
 
@@ -16,9 +16,11 @@ def tradeoff(
 
     Args:
         costs: For each kind of cost, such as "parameters", the cost of each network by name.
-        accuracies: Best accuracy of each network by name, 0..1.
+        accuracies: Accuracy of each network by name, 0..1.
         title: Of the figure.
     """
+    from matplotlib.ticker import NullFormatter
+
     with style.styled():
         drawn = style.figure(9.0, 3.9, title)
         panels = drawn.subplots(1, len(costs), squeeze=False, sharey=True)[0]
@@ -34,8 +36,9 @@ def tradeoff(
                     label=name,
                 )
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(kind)
-        panels[0].set_ylabel("best validation accuracy")
+        panels[0].set_ylabel("validation accuracy, last epoch")
         handles, names = panels[0].get_legend_handles_labels()
         drawn.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
         return drawn
@@ -44,12 +47,10 @@ def tradeoff(
 def gradients(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str = "") -> "Figure":
     """Returns gradient norms by layer: for each panel's name, a line for each network's name."""
     with style.styled():
-        drawn = style.figure(9.0, 3.7, title)
-        names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+        drawn = style.figure(9.0, 4.1, title)
         grid = drawn.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, (words, lines) in zip(grid, panels.items(), strict=True):
-            for name, norms in lines.items():
-                index = names.index(name)
+            for index, (name, norms) in enumerate(lines.items()):
                 axes.plot(
                     range(1, len(norms) + 1),
                     norms,
@@ -60,11 +61,6 @@ def gradients(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str = 
             axes.set_yscale("log")
             axes.set_title(words)
             axes.set_xlabel("convolution, counted from the image")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
         grid[0].set_ylabel("norm of the gradient")
-        seen: dict[str, Any] = {}
-        for axes in grid:
-            for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-                seen.setdefault(name, handle)
-        handles: list[Any] = list(seen.values())
-        drawn.legend(handles=handles, labels=list(seen), loc="outside lower center", ncols=4)
         return drawn

@@ -117,7 +117,7 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> str:
             _progress(run),
             f"{run['total_minutes']:,.1f}",
             f"{100 * run['eval_accuracy']:.2f} %",
-            f"{run['eval_loss']:.3f}",
+            f"{run['eval_loss']:.3f}" if run["eval_loss"] < 1000 else f"{run['eval_loss']:.1e}",
             f"{run['train_examples']:,}",
         ]
         for run in runs
@@ -170,7 +170,7 @@ def _chart(key: str, title: str) -> str:
 
 
 _TRADEOFF = (
-    "<section id='tradeoff'><h2>Accuracy against cost</h2><div class='charts'>"
+    "<section id='tradeoff'><h2>Accuracy against cost</h2><div class='charts three'>"
     + "".join(_chart(f"cost_{key}", f"Against {words}") for key, words in facts.COSTS.items())
     + "</div></section>"
 )

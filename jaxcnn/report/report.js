@@ -49,7 +49,17 @@ function draw(figure, chart) {
   const svg = figure.querySelector("svg"), readout = figure.querySelector(".readout");
   const title = figure.querySelector("figcaption").textContent;
   svg.replaceChildren();
-  readout.textContent = "";
+  const rest = () => {
+    readout.replaceChildren();
+    for (const s of chart.legend ? chart.series : []) tell(s.name, s.colour);
+  };
+  const tell = (text, colour) => {
+    const item = document.createElement("span");
+    if (colour) item.style.color = colour;
+    item.textContent = text;
+    readout.append(item, " ");
+  };
+  rest();
   const width = svg.clientWidth || 400, height = svg.clientHeight || 260;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-label", `${title}: ${chart.series.map(s => s.name).join(", ")}`);
@@ -70,7 +80,7 @@ function draw(figure, chart) {
     }
     const f = log ? Math.log10 : v => v;
     const at = v => from + (f(v) - f(low)) / (f(high) - f(low) || 1) * (to - from);
-    return { at, marks: log ? powers(low, high) : ticks(low, high, Math.max(2, Math.abs(to - from) / 60)) };
+    return { at, marks: log ? powers(low, high) : ticks(low, high, Math.max(2, Math.abs(to - from) / 48)) };
   };
   const x = scale(all.map(p => p[0]), chart.logX, box.left, box.right, chart.logX ? 0.1 : 0);
   const y = scale(all.map(p => p[1]), chart.logY, box.bottom, box.top, 0.05);
@@ -80,11 +90,23 @@ function draw(figure, chart) {
   }
   for (const v of x.marks) make(svg, "text", { x: x.at(v), y: box.bottom + 17, "text-anchor": "middle" }, short(v));
   make(svg, "text", { x: (box.left + box.right) / 2, y: height - 5, "text-anchor": "middle" }, chart.xWords);
+  const labels = [];
+  // A name stands beside its dot, moved down or up until it covers no other name.
+  function label([px, py], name) {
+    const end = px > width * 0.6;
+    const text = make(svg, "text", { x: px + (end ? -10 : 10), y: py + 4, "text-anchor": end ? "end" : "start" }, name);
+    const { x: left, width: wide } = text.getBBox();
+    const free = y => labels.every(o => o.right < left || o.left > left + wide || Math.abs(o.y - y) > 12);
+    const inside = y => y > 10 && y < box.bottom;
+    const y = [0, 13, -13, 26, -26, 39, -39, 52, -52].map(d => py + 4 + d).find(y => inside(y) && free(y)) ?? py + 4;
+    text.setAttribute("y", y);
+    labels.push({ left, right: left + wide, y });
+  }
   for (const s of chart.series) {
     const at = s.points.map(p => [x.at(p[0]), y.at(p[1])]);
     if (!s.dots) make(svg, "polyline", { class: "series", points: at.map(p => p.join(",")).join(" "), stroke: s.colour, "stroke-dasharray": s.dash, "data-name": s.name });
     for (const p of s.dots || at.length <= 20 ? at : []) make(svg, "circle", { cx: p[0], cy: p[1], r: s.dots ? 6 : 2.5, fill: s.colour, "data-name": s.name });
-    if (s.dots) make(svg, "text", { x: at[0][0] + (at[0][0] > width * 0.7 ? -10 : 10), y: at[0][1] + 4, "text-anchor": at[0][0] > width * 0.7 ? "end" : "start" }, s.name);
+    if (s.dots) label(at[0], s.name);
   }
   const cursor = make(svg, "line", { class: "cursor", y1: box.top, y2: box.bottom, visibility: "hidden" });
   const stops = [...new Set(all.map(p => p[0]))].sort((a, b) => a - b);
@@ -92,16 +114,11 @@ function draw(figure, chart) {
     cursor.setAttribute("x1", x.at(stop)); cursor.setAttribute("x2", x.at(stop));
     cursor.setAttribute("visibility", "visible");
     readout.replaceChildren();
-    const where = document.createElement("span");
-    where.textContent = `${chart.xWords} ${exact(stop)}`;
-    readout.append(where);
+    tell(`${chart.xWords} ${exact(stop)}`);
     for (const s of chart.series) {
       const near = s.points.reduce((a, b) => Math.abs(b[0] - stop) < Math.abs(a[0] - stop) ? b : a);
-      if (near[0] !== stop && axis === "epoch") continue;
-      const item = document.createElement("span");
-      item.style.color = s.colour;
-      item.textContent = `${s.name} ${exact(near[1])}`;
-      readout.append(item);
+      if (near[0] !== stop && (chart.logX || chart.logY || axis === "epoch")) continue;
+      tell(`${s.name} ${exact(near[1])}`, s.colour);
     }
   };
   let place = -1;
@@ -110,7 +127,7 @@ function draw(figure, chart) {
     place = stops.reduce((a, v, i) => Math.abs(x.at(v) - px) < Math.abs(x.at(stops[a]) - px) ? i : a, 0);
     read(stops[place]);
   };
-  svg.onpointerleave = () => { cursor.setAttribute("visibility", "hidden"); readout.textContent = ""; };
+  svg.onpointerleave = () => { cursor.setAttribute("visibility", "hidden"); rest(); };
   svg.onkeydown = event => {
     const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!move) return;
@@ -131,7 +148,7 @@ function content(key) {
     const [, index, what] = key.split("_");
     const series = [["train", "training", 0], ["eval", "validation", 1]].map(([part, name, i]) => ({
       name, points: points(data.runs[index], `${part}_${what}`), ...look(i), dash: i ? "7 4" : "" }));
-    return { xWords: words, series };
+    return { xWords: words, legend: true, series };
   }
   if (key.startsWith("cost_")) {
     const kind = key.slice("cost_".length);
@@ -142,7 +159,7 @@ function content(key) {
   if (key.startsWith("gradients_")) {
     const lines = data.gradients.filter(g => g.when === key.slice("gradients_".length));
     const series = lines.map((g, i) => ({ name: g.name, ...look(i), points: g.norms.map((n, j) => [j + 1, n]).filter(p => p[1] > 0) }));
-    return { xWords: "convolution, from the image", logY: true, series };
+    return { xWords: "convolution, from the image", logY: true, legend: true, series };
   }
   return { xWords: words, series: visible.map(([run, i]) => ({ name: run.name, ...look(i), points: points(run, key) })) };
 }
