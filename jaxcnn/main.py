@@ -56,7 +56,8 @@ def main(argv: Sequence[str]) -> None:
     report.say(
         f"{summary['model']} after {summary['epoch']} epochs: evaluation accuracy "
         f"{summary['eval_accuracy']:.4f}, loss {summary['eval_loss']:.4f}\n"
-        f"everything is in {workdir}: summary.json, metrics.jsonl, config.json, checkpoints/\n"
+        f"everything is in {workdir}: summary.json, metrics.jsonl, config.json, checkpoints/"
+        f"{', plots/' if config.train.plots else ''}\n"
         "to start another run, choose a new folder with --workdir"
     )
 

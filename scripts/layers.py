@@ -70,7 +70,9 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 def table(layers: list[describe.Layer]) -> str:
     """Returns a line for each layer and one for all of them."""
-    rows = [("layer", "kind", "output", "parameters", "multiply-adds", "memory, bytes")]
+    rows: list[tuple[str, ...]] = [
+        ("layer", "kind", "output", "parameters", "multiply-adds", "memory, bytes")
+    ]
     for layer in layers:
         shape = " x ".join(map(str, layer.output))
         numbers = (f"{n:,}" for n in (layer.parameters, layer.flops, layer.memory))
