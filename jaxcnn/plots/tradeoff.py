@@ -47,7 +47,7 @@ def tradeoff(
 def gradients(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str = "") -> "Figure":
     """Returns gradient norms by layer: for each panel's name, a line for each network's name."""
     with style.styled():
-        drawn = style.figure(9.0, 4.1, title)
+        drawn = style.figure(9.0, 4.4, title)
         grid = drawn.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, (words, lines) in zip(grid, panels.items(), strict=True):
             for index, (name, norms) in enumerate(lines.items()):
@@ -61,6 +61,6 @@ def gradients(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str = 
             axes.set_yscale("log")
             axes.set_title(words)
             axes.set_xlabel("convolution, counted from the image")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
         grid[0].set_ylabel("norm of the gradient")
         return drawn

@@ -17,8 +17,8 @@ function make(parent, tag, attributes, text) {
 // Colours repeat after seven series; the dashes then tell them apart.
 const look = index => ({ colour: `var(--c${index % COLOURS})`, dash: DASHES[Math.floor(index / COLOURS) % DASHES.length] });
 
-function ticks(low, high, count) {
-  const rough = (high - low) / count || 1;
+function ticks(low, high, count, whole) {
+  const rough = Math.max((high - low) / count || 1, whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(f => f * power).find(s => s >= rough);
   const found = [];
@@ -69,7 +69,7 @@ function draw(figure, chart) {
     return;
   }
   const box = { left: 52, right: width - 14, top: 10, bottom: height - 40 };
-  const scale = (values, log, from, to, margin) => {
+  const scale = (values, log, from, to, margin, whole) => {
     let low = Math.min(...values), high = Math.max(...values);
     if (log) {
       const room = Math.max((Math.log10(high) - Math.log10(low)) * margin, margin ? 0.08 : 0);
@@ -80,9 +80,9 @@ function draw(figure, chart) {
     }
     const f = log ? Math.log10 : v => v;
     const at = v => from + (f(v) - f(low)) / (f(high) - f(low) || 1) * (to - from);
-    return { at, marks: log ? powers(low, high) : ticks(low, high, Math.max(2, Math.abs(to - from) / 48)) };
+    return { at, marks: log ? powers(low, high) : ticks(low, high, Math.max(2, Math.abs(to - from) / 48), whole) };
   };
-  const x = scale(all.map(p => p[0]), chart.logX, box.left, box.right, chart.logX ? 0.1 : 0);
+  const x = scale(all.map(p => p[0]), chart.logX, box.left, box.right, chart.logX ? 0.1 : 0, chart.whole);
   const y = scale(all.map(p => p[1]), chart.logY, box.bottom, box.top, 0.05);
   for (const v of y.marks) {
     make(svg, "line", { class: "gridline", x1: box.left, x2: box.right, y1: y.at(v), y2: y.at(v) });
@@ -90,17 +90,26 @@ function draw(figure, chart) {
   }
   for (const v of x.marks) make(svg, "text", { x: x.at(v), y: box.bottom + 17, "text-anchor": "middle" }, short(v));
   make(svg, "text", { x: (box.left + box.right) / 2, y: height - 5, "text-anchor": "middle" }, chart.xWords);
-  const labels = [];
-  // A name stands beside its dot, moved down or up until it covers no other name.
+  // The dots themselves are no place for a name.
+  const labels = chart.series.filter(s => s.dots).map(s => {
+    const [px, py] = [x.at(s.points[0][0]), y.at(s.points[0][1])];
+    return { left: px - 7, right: px + 7, y: py + 4 };
+  });
+  // A name stands beside its dot where it covers no other name; else the colour has to tell.
   function label([px, py], name) {
-    const end = px > width * 0.6;
-    const text = make(svg, "text", { x: px + (end ? -10 : 10), y: py + 4, "text-anchor": end ? "end" : "start" }, name);
-    const { x: left, width: wide } = text.getBBox();
-    const free = y => labels.every(o => o.right < left || o.left > left + wide || Math.abs(o.y - y) > 12);
-    const inside = y => y > 10 && y < box.bottom;
-    const y = [0, 13, -13, 26, -26, 39, -39, 52, -52].map(d => py + 4 + d).find(y => inside(y) && free(y)) ?? py + 4;
-    text.setAttribute("y", y);
-    labels.push({ left, right: left + wide, y });
+    const text = make(svg, "text", { x: 0, y: 0 }, name), wide = text.getBBox().width;
+    for (const side of px > width * 0.6 ? [-1, 1] : [1, -1]) {
+      const left = side > 0 ? px + 10 : px - 10 - wide;
+      if (left < box.left || left + wide > width) continue;
+      for (const y of [0, 12, -12].map(d => py + 4 + d)) {
+        if (y > box.bottom + 4 || labels.some(o => o.right > left && o.left < left + wide && Math.abs(o.y - y) < 12)) continue;
+        text.setAttribute("x", left);
+        text.setAttribute("y", y);
+        labels.push({ left, right: left + wide, y });
+        return;
+      }
+    }
+    text.remove();
   }
   for (const s of chart.series) {
     const at = s.points.map(p => [x.at(p[0]), y.at(p[1])]);
@@ -148,20 +157,20 @@ function content(key) {
     const [, index, what] = key.split("_");
     const series = [["train", "training", 0], ["eval", "validation", 1]].map(([part, name, i]) => ({
       name, points: points(data.runs[index], `${part}_${what}`), ...look(i), dash: i ? "7 4" : "" }));
-    return { xWords: words, legend: true, series };
+    return { xWords: words, legend: true, whole: axis === "epoch", series };
   }
   if (key.startsWith("cost_")) {
     const kind = key.slice("cost_".length);
     const series = visible.map(([run, i]) => ({
       name: run.name, dots: true, ...look(i), points: [[run.costs[kind], run.eval_accuracy]] }));
-    return { xWords: data.costs[kind], logX: true, series };
+    return { xWords: data.costs[kind], logX: true, legend: true, series };
   }
   if (key.startsWith("gradients_")) {
     const lines = data.gradients.filter(g => g.when === key.slice("gradients_".length));
     const series = lines.map((g, i) => ({ name: g.name, ...look(i), points: g.norms.map((n, j) => [j + 1, n]).filter(p => p[1] > 0) }));
-    return { xWords: "convolution, from the image", logY: true, legend: true, series };
+    return { xWords: "convolution, from the image", logY: true, legend: true, whole: true, series };
   }
-  return { xWords: words, series: visible.map(([run, i]) => ({ name: run.name, ...look(i), points: points(run, key) })) };
+  return { xWords: words, whole: axis === "epoch", series: visible.map(([run, i]) => ({ name: run.name, ...look(i), points: points(run, key) })) };
 }
 
 function drawAll() {
