@@ -32,6 +32,9 @@ from jaxcnn.ops.dense_layers import (
 )
 
 
+Output = tuple[jax.Array, jax.Array | None, Pending, jax.Array]
+
+
 class Stage(NamedTuple):
     """Normalise, rectify and convolve.
 
@@ -77,7 +80,7 @@ class Stage(NamedTuple):
 
     def gradient(
         self,
-        output: tuple[jax.Array, jax.Array | None, Pending, jax.Array],
+        output: Output,
         source: jax.Array,
         into: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array], Pending]:
@@ -184,7 +187,12 @@ def backward(
     for layer in reversed(weights):
         k = layer["conv2"]["kernel"].shape[3]
         end, channels = channels, channels - k
-        output = (values, None, Pending(*(p[channels:end] for p in pending)), mean[channels:end])
+        output: Output = (
+            values,
+            None,
+            Pending(*(p[channels:end] for p in pending)),
+            mean[channels:end],
+        )
         known = saved.features.first(channels)
         if "conv1" in layer:
             z, z_moments = _split(bottlenecks.pop(), shards), inner.pop()
