@@ -31,7 +31,6 @@ from jaxcnn.ops.dense_layers import (
     wide,
 )
 
-
 Output = tuple[jax.Array, jax.Array | None, Pending, jax.Array]
 
 
