@@ -92,7 +92,7 @@ def summarise(
 
 def _check_sizes(config: config_dict.ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     """Raises UserError where batches, devices and data do not fit together."""
-    parallel.check_batch("train.batch_size", config.train.batch_size, mesh)
+    parallel.check_batch("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
     parallel.check_batch("train.eval_batch_size", config.train.eval_batch_size, mesh)
     examples = len(dataset.train.labels)
     if config.train.batch_size > examples:

@@ -51,8 +51,7 @@ class Training:
             moments=resolve.moments_of(resolved),
             dataset=dataset,
             mesh=mesh,
-            batch_size=config.train.batch_size,
-            eval_batch_size=config.train.eval_batch_size,
+            layout=resolve.layout_of(resolved),
             label_smoothing=config.train.label_smoothing,
             ema_decay=config.train.ema_decay,
             seed=config.seed,
@@ -112,11 +111,12 @@ class Training:
             self.config.seed, epoch, self.examples, self.config.train.batch_size
         )
         images = 0
-        for indices in order[offset:]:
-            self.state = self.programs.train(self.state, indices)
-            self.step += 1
-            images += len(indices)
-            if self.step % self.config.train.log_steps == 0:
+        log_steps = self.config.train.log_steps
+        for call in self.programs.calls(order[offset:]):
+            self.state = self.programs.train(self.state, call)
+            self.step += call.steps
+            images += call.steps * self.config.train.batch_size
+            if self.step // log_steps > (self.step - call.steps) // log_steps:
                 self.look(images / (time.monotonic() - began))
             self.stop_if_asked()
             if time.monotonic() - self.saved_at > 60 * self.config.train.checkpoint_minutes:
