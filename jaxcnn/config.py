@@ -107,7 +107,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "train": {
         "epochs": Field(30, _at_least(1), "passes over the training split"),
         "batch_size": Field(128, _at_least(1), "images of a step, over all devices"),
-        "eval_batch_size": Field(500, _at_least(1), "images of an evaluation step"),
+        "eval_batch_size": Field(512, _at_least(1), "images of an evaluation step"),
         "accumulate": Field(
             1, _at_least(1), "micro-batches of a step, one after another: less memory, more time"
         ),

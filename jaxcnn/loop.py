@@ -1,13 +1,16 @@
 """A whole run: from a configuration and a data set to a finished run folder."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
 from jaxcnn import config as configuration
-from jaxcnn import describe, environment, parallel, resolve
+from jaxcnn import describe, environment, parallel, plan, processes, resolve
+from jaxcnn.build import build
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
 from jaxcnn.interrupts import Interrupts
@@ -38,34 +41,77 @@ def fit(
         Interrupted: When SIGINT or SIGTERM arrived; the state is saved.
     """
     report = report or Silence()
+    mesh, resolved, model, rows = _prepare(config, dataset)
+    run = RunDir(workdir)
+    before = processes.from_first(lambda: _epochs_before(run, resolved))
+    if before == config.train.epochs:
+        return run.read_json("summary.json")
+    if before:
+        report.say(
+            f"from {before} to {config.train.epochs} epochs: from here on with the "
+            "learning rates of the longer schedule"
+        )
+    if config.train.deterministic:
+        environment.check_deterministic()
+    with Interrupts() as interrupts, contextlib.ExitStack() as claim:
+
+        def begin() -> None:
+            claim.enter_context(run.claimed(resolved))
+            start = {"dataset": dataset.fingerprint, "epochs": config.train.epochs}
+            run.add_start({**environment.describe(), **start})
+
+        processes.from_first(begin)
+        report.network(config.model.name, rows)
+        training = Training(config, resolved, model, dataset, mesh, run, report, interrupts)
+        records = training.run_to_end()
+        processes.from_first(
+            lambda: run.write_json("summary.json", summarise(records, rows, resolved))
+        )
+    return run.read_json("summary.json")
+
+
+def dry_run(
+    config: config_dict.ConfigDict,
+    dataset: Dataset,
+    workdir: Path,
+    report: Silence,
+) -> None:
+    """Does all that `fit` does before the first step, says what would be done, writes nothing.
+
+    Raises:
+        UserError: As `fit`.
+    """
+    mesh, resolved, model, rows = _prepare(config, dataset)
+    run = RunDir(workdir)
+    before = processes.from_first(lambda: _epochs_before(run, resolved))
+    report.network(config.model.name, rows)
+    report.say("compiling")
+    built = build(config, resolved, model, dataset, mesh)
+    for line in plan.lines(resolved, built, mesh):
+        report.say(line)
+    report.say(
+        f"{workdir} " + (f"is finished with {before} epochs" if before else "is free or goes on")
+    )
+
+
+def _prepare(
+    config: config_dict.ConfigDict, dataset: Dataset
+) -> tuple[Mesh, dict[str, Any], nn.Module, list[describe.Row]]:
+    """Returns the devices, the content of config.json, the network and its table."""
     configuration.validate(config)
     mesh = parallel.data_mesh()
     _check_sizes(config, dataset, mesh)
     resolved = resolve.resolve(config, dataset)
     model = resolve.model_of(resolved)
     rows = describe.describe(model, tuple(resolved["dataset"]["image_shape"]))
+    return mesh, resolved, model, rows
 
-    run = RunDir(workdir)
+
+def _epochs_before(run: RunDir, resolved: dict[str, Any]) -> int:
+    """Returns the epochs of a finished run in the folder, else 0; UserError if it is not ours."""
     run.check(resolved)
     finished = run.read_json("summary.json")
-    if finished and finished["epoch"] == config.train.epochs:
-        return finished
-    if finished:
-        report.say(
-            f"from {finished['epoch']} to {config.train.epochs} epochs: from here on with the "
-            "learning rates of the longer schedule"
-        )
-    if config.train.deterministic:
-        environment.check_deterministic()
-    with Interrupts() as interrupts, run.claimed(resolved):
-        start = {"dataset": dataset.fingerprint, "epochs": config.train.epochs}
-        run.add_start({**environment.describe(), **start})
-        report.network(config.model.name, rows)
-        training = Training(config, resolved, model, dataset, mesh, run, report, interrupts)
-        records = training.run_to_end()
-        summary = summarise(records, rows, resolved)
-        run.write_json("summary.json", summary)
-    return summary
+    return finished["epoch"] if finished else 0
 
 
 def summarise(

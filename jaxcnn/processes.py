@@ -7,8 +7,9 @@ prints, and writes everything but the arrays of a checkpoint.
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -16,13 +17,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxcnn import parallel
-from jaxcnn.errors import UserError
+from jaxcnn.errors import LostProcess, UserError
 
 # A process that has been silent for so long is taken for dead, and ends the others. JAX's default
 # is 100 s; a minute is what a user is told at most.
 HEARTBEAT_SECONDS = 30
 # A process that starts late, or never, is waited for this long.
 START_SECONDS = 300
+PARTING_SECONDS = 3
 
 T = TypeVar("T")
 
@@ -101,27 +103,46 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(value: Callable[[], int]) -> int:
-    """Returns what `value()` is in process 0; the others wait and do not call it."""
-    if jax.process_count() == 1:
-        return value()
-    number = value() if is_first() else 0
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+def joined() -> bool:
+    """Whether this process has joined others."""
+    return jax.distributed.is_initialized() and several()
+
+
+def several() -> bool:
+    """Whether the run has more than one process."""
+    return jax.process_count() > 1
+
+
+def from_first(value: Callable[[], int | None]) -> int:
+    """Returns the number `value()` of process 0, None as 0; the others wait and do not call it.
+
+    Raises:
+        Exception: In process 0, what `value` raises.
+        LostProcess: In the others, if it raised.
+    """
+    if not several():
+        return value() or 0
+    error, number = None, 0
+    if is_first():
+        try:
+            number = value() or 0
+        except BaseException as raised:
+            error = raised
+    number, failed = multihost_utils.broadcast_one_to_all(
+        np.array([number, error is not None], np.int32)
+    )
+    if error is not None:
+        raise error
+    if failed:
+        raise LostProcess("process 0 has ended the run: its own message says why")
+    return int(number)
 
 
 def first_then_others(action: Callable[[], T]) -> T:
     """Returns `action()`, which process 0 has finished before the others begin."""
-    if jax.process_count() == 1:
-        return action()
-    result = action() if is_first() else None
-    wait("first")
-    return action() if result is None else result
-
-
-def wait(name: str) -> None:
-    """Returns when all processes have come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    results: list[T] = []
+    from_first(lambda: results.append(action()))
+    return results[0] if results else action()
 
 
 class Agreement:
@@ -134,7 +155,7 @@ class Agreement:
 
     def __init__(self, mesh: Mesh) -> None:
         """Compiles the exchange over the devices of `mesh`."""
-        self._alone = jax.process_count() == 1
+        self._alone = not several()
         self._split, whole = parallel.split(mesh), parallel.replicated(mesh)
         self._size = mesh.size
         self._before: jax.Array | None = None
@@ -146,34 +167,58 @@ class Agreement:
             out_shardings=whole,
         )
 
-    def __call__(self, wish: int, after: jax.Array) -> int:
+    def __call__(self, wish: int, after: jax.Array, now: bool = False) -> int:
         """Returns the largest wish of the call before.
 
         Args:
             wish: From 0 on.
-            after: A replicated number that the last step gives.
+            after: A replicated number that the last program gives.
+            now: Wait for the exchange, and return the largest wish of this call.
         """
         if self._alone:
             return wish
         wishes = parallel.place(np.full(self._size, wish, np.int32), self._split)
         before, (self._before, _) = self._before, self._exchange(wishes, after)
+        if now:
+            return self.settle()
+        return 0 if before is None else int(before)
+
+    def settle(self) -> int:
+        """Waits for the exchange that is under way and forgets it; returns its largest wish."""
+        before, self._before = self._before, None
         return 0 if before is None else int(before)
 
 
 @contextlib.contextmanager
-def ending_together() -> Iterator[None]:
-    """Ends this process at once, with its message, when it cannot go on with the others.
-
-    JAX waits at the end of a program for all processes; one that failed would wait for those that
-    wait for its next step. What it tells the system's way, they notice.
-    """
+def losses_told() -> Iterator[None]:
+    """Turns what the runtime raises when another process is gone into LostProcess."""
     try:
         yield
-    except SystemExit as error:
-        if jax.process_count() > 1 and error.code not in (0, None):
-            if isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(error.code if isinstance(error.code, int) else 1)
-        raise
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Gloo, which exchanges between CPUs, raises ValueError (jax 0.10.2).
+        is_ours = not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error)
+        if is_ours or not several():
+            raise
+        raise LostProcess(f"another process of the run has ended ({_first_line(error)})") from error
+
+
+def leave(message: str) -> NoReturn:
+    """Prints a message and ends this process with exit code 1, not waiting for the others.
+
+    JAX waits at the end of a program for all processes; one that failed would wait for those that
+    wait for its next step. They notice that it is gone.
+    """
+    if not joined():
+        sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_first():
+        # Process 0 holds the coordination service, whose end the others would report at length;
+        # those that fail for the same reason have said so by then.
+        time.sleep(PARTING_SECONDS)
+    os._exit(1)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200]

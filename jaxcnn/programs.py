@@ -186,11 +186,11 @@ class Programs:
         return self.train_program(state, self._key, *call.batch, *counts)
 
     def evaluate(
-        self, state: steps.TrainState, between: Callable[[], None] = lambda: None
+        self, state: steps.TrainState, between: Callable[[jax.Array], None] = lambda count: None
     ) -> metrics.Sums:
         """Returns the metric sums over the whole evaluation split, every example once.
 
-        Calls `between` after each batch, with at most one more on its way.
+        Calls `between` with the count so far after each batch, with at most one on its way.
         """
         variables = steps.evaluated_variables(state)
         total = self.no_sums()
@@ -200,7 +200,7 @@ class Programs:
             sums = self.eval_program(variables, *batch, parallel.place(mask, self._eval.sharding))
             before, total = total, metrics.add(total, sums)
             jax.block_until_ready(before)
-            between()
+            between(total["count"])
         return total
 
     def begin_epoch(self, state: steps.TrainState) -> steps.TrainState:

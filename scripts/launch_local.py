@@ -106,9 +106,9 @@ def main() -> int:
     parser.add_argument("count", type=int, help="number of processes")
     parser.add_argument("--devices", type=int, help="CPU devices of each process")
     parser.add_argument("--gpus", action="store_true", help="process n sees GPU n alone")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- PROGRAM ARGUMENTS")
-    options = parser.parse_args()
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    parser.usage = f"{parser.format_usage()[7:].strip()} -- PROGRAM ARGUMENTS"
+    where = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options, command = parser.parse_args(sys.argv[1:where]), sys.argv[where + 1 :]
     if options.count < 1 or not command:
         parser.error("give a number of processes from 1 on, then -- and a command")
 
