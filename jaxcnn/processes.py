@@ -21,7 +21,7 @@ from jaxcnn.errors import LostProcess, UserError
 
 # A process that has been silent for so long is taken for dead, and ends the others. JAX's default
 # is 100 s; a minute is what a user is told at most.
-HEARTBEAT_SECONDS = 30
+HEARTBEAT_SECONDS = 45
 # A process that starts late, or never, is waited for this long.
 START_SECONDS = 300
 PARTING_SECONDS = 3
