@@ -136,22 +136,28 @@ def test_gradients_are_reduced_and_neither_activations_nor_data_are_gathered(fam
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
 
 
-def test_local_norms_are_those_of_each_device_and_need_no_exchange():
-    """On one device local and global are the same; on two they are not."""
+def test_local_norms_differ_from_global_ones_and_exchange_less_often():
+    layouts = {"global": {}, "local": {"local_norms": True}}
+    two = facts("mobilenet", layouts, devices=2, stock=True)
+    whole, local = two["global"], two["local"]
+    assert local["params"] != pytest.approx(whole["params"], rel=1e-2, abs=1e-3)
+    # What is left, running statistics and gradients, waits for nothing and is exchanged together.
+    exchanges = [len(re.findall(r" all-reduce(?:-start)?\(", r["hlo"])) for r in (local, whole)]
+    assert exchanges[0] < exchanges[1]
+
+
+@pytest.mark.slow
+def test_on_one_device_local_norms_are_global():
     layouts = {"global": {}, "local": {"local_norms": True}}
     one = facts("mobilenet", layouts, devices=1, stock=True)
-    assert one["global"]["means"] == one["local"]["means"]
-    two = facts("mobilenet", layouts, devices=2, stock=True)
-    assert two["global"]["params"] == pytest.approx(one["global"]["params"], rel=1e-2, abs=1e-3)
-    assert two["local"]["params"] != pytest.approx(one["global"]["params"], rel=1e-2, abs=1e-3)
-    reduced = {name: len(collectives(result["hlo"])["all-reduce"]) for name, result in two.items()}
-    assert reduced["local"] < reduced["global"]
+    assert one["global"]["params"] == pytest.approx(one["local"]["params"], rel=1e-6)
+    assert one["global"]["means"] == pytest.approx(one["local"]["means"], rel=1e-6)
 
 
 def test_a_training_is_the_same_on_1_and_8_devices():
-    results = check_devices.run(["lenet", "mobilenet"], [1, 8], 3, [], stock=True)
+    results = check_devices.run(["mobilenet"], [1, 8], 3, [], stock=True)
     rows = check_devices.compare(results)
-    assert len(rows) == 4
+    assert len(rows) == 2
     for row in rows:
         assert check_devices.is_the_same(row), row
 
