@@ -17,10 +17,10 @@ from jaxcnn import config as configuration
 from jaxcnn.data import Dataset
 from jaxcnn.programs import Layout
 
-# Steps of one compiled call, by platform, where the configuration leaves it open. On the CPU several
-# gain nothing beyond noise (LeNet -1 to +2 %, MobileNet -2 to +4 % with 4 and 16; 2 shared cores, jax
-# 0.10.2, medians of 5 turns). On a GPU or TPU a small network's step takes less time than Python
-# needs to send the next one off; not measured there.
+# Steps of one compiled call, by platform, where the configuration leaves it open. On the CPU more
+# than one gain nothing beyond noise (LeNet -1 to +2 %, MobileNet -2 to +4 % with 4 and 16; 2 shared
+# cores, jax 0.10.2, medians of 5 turns). On a GPU or TPU a small network's step takes less time
+# than Python needs to send the next one off; not measured there.
 STEPS_PER_CALL = {"cpu": 1, "gpu": 8, "tpu": 8}
 
 
