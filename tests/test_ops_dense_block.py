@@ -103,16 +103,29 @@ def test_it_is_the_block_layer_by_layer(
         assert_close(ours, values_and_gradients(layer_by_layer, x, weights), 1e-9)
 
 
+def relative_errors(ours: Any, exact: Any) -> np.ndarray:
+    leaves = (map(np.asarray, jax.tree.leaves(tree)) for tree in (ours, exact))
+    pairs = zip(*leaves, strict=True)
+    return np.array([np.linalg.norm(a.astype("d") - b) / np.linalg.norm(b) for a, b in pairs])
+
+
 @pytest.mark.parametrize("bottleneck", [0, 8])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-5), (jnp.bfloat16, 8e-2)])
-def test_it_is_as_exact_as_its_dtype(dtype: Any, tolerance: float, bottleneck: int) -> None:
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_it_is_at_least_as_exact_as_layer_by_layer(dtype: Any, bottleneck: int) -> None:
     x = pixels(8, 8, 8, 5, dtype=dtype)
     weights = make(5, 3, 4, bottleneck, np.float32)
     ours = values_and_gradients(one_operation, x, weights)
     assert ours[1][0].dtype == ours[0][1][0].dtype == dtype
+    rounded = jax.tree.map(lambda a: jnp.asarray(a, dtype), weights)
+    stock = values_and_gradients(layer_by_layer, x, rounded)
     with jax.enable_x64(True):
-        exact = jax.tree.map(lambda a: a.astype(jnp.float64), (x, weights))
-        assert_close(ours, values_and_gradients(layer_by_layer, *exact), tolerance)
+        x, weights = jax.tree.map(lambda a: a.astype(jnp.float64), (x, weights))
+        exact = values_and_gradients(layer_by_layer, x, weights)
+    errors = relative_errors(ours, exact)
+    if dtype == jnp.float32:
+        assert np.all(errors < 2e-5)
+    else:
+        assert np.all(errors < 1.2 * relative_errors(stock, exact) + 1e-3)
 
 
 def test_vmap_runs_each_member() -> None:
