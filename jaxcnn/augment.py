@@ -46,7 +46,7 @@ def normalise(images: jax.Array, moments: Moments) -> jax.Array:
 
 
 def create(*, crop_padding: int, flip: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns `augment(key, images)`, from uint8 `[B, H, W, C]` to the same shape and dtype."""
+    """Returns `augment(key, images)`, from uint8 `[..., H, W, C]` to the same shape and dtype."""
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(key)
@@ -64,22 +64,26 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
 
     Args:
         key: A PRNG key.
-        images: uint8 `[B, H, W, C]`.
+        images: uint8 `[..., H, W, C]`. What is drawn for an image depends on its position in row
+            order alone, not on how the leading axes are cut.
         padding: Pixels on every side, above 0.
 
     Returns:
-        uint8 `[B, H, W, C]` (He et al. 2015, arXiv:1512.03385, sec. 4.2).
+        uint8 `[..., H, W, C]` (He et al. 2015, arXiv:1512.03385, sec. 4.2).
     """
-    corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * padding + 1)
+    leading = images.shape[:-3]
+    corners = jax.random.randint(key, (*leading, 2), 0, 2 * padding + 1)
     margins = ((padding, padding), (padding, padding), (0, 0))
 
     def window(image: jax.Array, corner: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(jnp.pad(image, margins), (*corner, 0), image.shape)
 
-    return jax.vmap(window)(images, corners)
+    for _ in leading:
+        window = jax.vmap(window)
+    return window(images, corners)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors each image of `[B, H, W, C]` left to right with probability 1/2."""
-    mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
-    return jnp.where(mirrored, images[:, :, ::-1], images)
+    """Mirrors each image of `[..., H, W, C]` left to right with probability 1/2."""
+    mirrored = jax.random.bernoulli(key, shape=(*images.shape[:-3], 1, 1, 1))
+    return jnp.where(mirrored, images[..., ::-1, :], images)

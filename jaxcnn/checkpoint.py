@@ -1,6 +1,10 @@
-"""Checkpoints: the training state as named arrays, which a thread writes in the background."""
+"""Checkpoints: the training state as named arrays, which a thread writes in the background.
 
-import errno
+With several processes all write their parts of the arrays, and process 0 the rest. They do so in
+the foreground then: they wait for each other through the devices, which are to do one thing after
+another.
+"""
+
 import os
 import shutil
 import threading
@@ -14,22 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from jaxcnn import manifest
-from jaxcnn.errors import UserError
+from jaxcnn import manifest, processes
+from jaxcnn.errors import UserError, outside_reason
 
 _TEMPORARY = ".tmp-"
-# What the machine or its owner can mend; anything else that a write raises is a mistake of ours.
-_OUTSIDE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ENOENT,
-    errno.EMFILE,
-)
 
 
 class Checkpoints:
@@ -71,12 +63,22 @@ class Checkpoints:
     def restore(self, step: int, template: Any) -> Any:
         """Returns the state saved at `step`, with the structure and shardings of `template`.
 
+        The devices and processes need not be those that wrote it.
+
         Raises:
             Damaged: If the checkpoint is not what its manifest says.
             UserError: If it is of another format or another configuration.
         """
+        self.verify(step)
+        return self.restore_verified(step, template)
+
+    def verify(self, step: int) -> None:
+        """Raises Damaged or UserError as `restore` does."""
+        manifest.verify(self._folder / str(step), self._fingerprint)
+
+    def restore_verified(self, step: int, template: Any) -> Any:
+        """Returns what `restore` does, without another look at all files."""
         folder = self._folder / str(step)
-        manifest.verify(folder, self._fingerprint)
         arrays = jax.tree.map(
             ocp.utils.to_shape_dtype_struct, serialization.to_state_dict(template)
         )
@@ -102,14 +104,15 @@ class Checkpoints:
             for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
         }
 
-    def restore_newest(self, template: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
-        """Returns (step, state) of the newest whole checkpoint, or None where there is none.
+    def newest_whole(self, warn: Callable[[str], None]) -> int | None:
+        """Returns the step of the newest whole checkpoint, or None where there is none.
 
         A damaged one is named to `warn` and set aside, in the folder "damaged".
         """
         for step in reversed(self.steps()):
             try:
-                return step, self.restore(step, template)
+                self.verify(step)
+                return step
             except manifest.Damaged as error:
                 aside = self._set_aside(step)
                 warn(
@@ -124,10 +127,14 @@ class Checkpoints:
             UserError: If the earlier write failed.
         """
         self.wait()
-        if step in self.steps():
+        if processes.from_first(lambda: step in self.steps()):
             return
         # The step donates its buffers to the next one, so the writer gets a copy of its own.
         arrays = jax.tree.map(jnp.copy, serialization.to_state_dict(state))
+        if processes.several():
+            self._write(step, arrays)
+            self.wait()
+            return
         self._writer = threading.Thread(target=self._write, args=(step, arrays), name="checkpoint")
         self._writer.start()
 
@@ -142,7 +149,7 @@ class Checkpoints:
             self._writer = None
         if self._error is not None:
             error, self._error = self._error, None
-            reason = _outside_reason(error)
+            reason = outside_reason(error)
             if reason is None:
                 raise error
             newest = self.latest_step()
@@ -158,22 +165,29 @@ class Checkpoints:
         """Writes one checkpoint and drops the oldest; the writer thread's whole life."""
         temporary = self._folder / f"{_TEMPORARY}{step}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for left in self._folder.glob(f"{_TEMPORARY}*"):
-                shutil.rmtree(left)
-            temporary.mkdir()
+            processes.from_first(lambda: self._begin(temporary))
             self._orbax.save(temporary / "default", args=ocp.args.StandardSave(arrays))
-            manifest.write(temporary, self._fingerprint or "")
-            os.rename(temporary, self._folder / str(step))
-            manifest.sync_folder(self._folder)
-            for old in self.steps()[: -self._keep]:
-                # Renamed first: a kill in the middle leaves nothing that looks like a checkpoint.
-                gone = self._folder / f"{_TEMPORARY}old-{old}"
-                os.rename(self._folder / str(old), gone)
-                shutil.rmtree(gone)
+            processes.from_first(lambda: self._finish(temporary, step))
         except BaseException as error:
             self._error = error
-            shutil.rmtree(temporary, ignore_errors=True)
+            if processes.is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _begin(self, temporary: Path) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for left in self._folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(left)
+        temporary.mkdir()
+
+    def _finish(self, temporary: Path, step: int) -> None:
+        manifest.write(temporary, self._fingerprint or "")
+        os.rename(temporary, self._folder / str(step))
+        manifest.sync_folder(self._folder)
+        for old in self.steps()[: -self._keep]:
+            # Renamed first: a kill in the middle leaves nothing that looks like a checkpoint.
+            gone = self._folder / f"{_TEMPORARY}old-{old}"
+            os.rename(self._folder / str(old), gone)
+            shutil.rmtree(gone)
 
     def _set_aside(self, step: int) -> Path:
         folder = self._folder / "damaged"
@@ -182,16 +196,3 @@ class Checkpoints:
         aside = folder / (f"{step}-{count + 1}" if count else str(step))
         os.rename(self._folder / str(step), aside)
         return aside
-
-
-def _outside_reason(error: BaseException) -> str | None:
-    """Returns the system's words for an error that is not the program's fault, or None.
-
-    TensorStore, below Orbax, raises ValueError with the system's words in its message.
-    """
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    for number in _OUTSIDE:
-        if os.strerror(number) in str(error):
-            return os.strerror(number)
-    return None

@@ -75,12 +75,17 @@ FIELDS: dict[str, dict[str, Field]] = {
             _one_of("auto", "float32", "bfloat16"),
             "compute dtype; auto: bfloat16 on GPU and TPU, float32 on the CPU",
         ),
+        "batch_norm": Field(
+            "global",
+            _one_of("global", "local"),
+            "statistics over the whole batch, or over each device's part, which needs no exchange "
+            "but depends on the number of devices",
+        ),
         "plain": Field(bool, _ANY, "ResNet without shortcuts"),
         "width": Field(float, _POSITIVE, "MobileNet width multiplier"),
         "growth_rate": Field(int, _at_least(1), "DenseNet: new channels of each layer"),
         "bn_size": Field(int, _at_least(0), "DenseNet: bottleneck channels over growth_rate"),
         "drop_rate": Field(float, _between(0, 1), "DenseNet: dropout after each 3x3 convolution"),
-        "memory_efficient": Field(bool, _ANY, "DenseNet: recompute layers in the backward pass"),
     },
     "optim": {
         "name": Field("sgd", _one_of("sgd", "adamw"), "optimizer"),
@@ -102,7 +107,25 @@ FIELDS: dict[str, dict[str, Field]] = {
     "train": {
         "epochs": Field(30, _at_least(1), "passes over the training split"),
         "batch_size": Field(128, _at_least(1), "images of a step, over all devices"),
-        "eval_batch_size": Field(500, _at_least(1), "images of an evaluation step"),
+        "eval_batch_size": Field(512, _at_least(1), "images of an evaluation step"),
+        "accumulate": Field(
+            1, _at_least(1), "micro-batches of a step, one after another: less memory, more time"
+        ),
+        "remat": Field(
+            False, _ANY, "recompute each block in the backward pass: less memory, more time"
+        ),
+        "shard_optimizer": Field(
+            False, _ANY, "each device keeps a part of the optimizer's state (ZeRO, stage 1)"
+        ),
+        "steps_per_call": Field(
+            0, _at_least(0), "steps of one compiled call; 0: what suits the platform"
+        ),
+        "data_gigabytes": Field(
+            2.0,
+            _at_least(0),
+            "the data set lies on each device if it takes at most this (GB of 1e9 bytes), else it "
+            "is streamed from host memory",
+        ),
         "label_smoothing": Field(
             0.1, _between(0, 1), "probability spread over all classes (arXiv:1512.00567, sec. 7)"
         ),

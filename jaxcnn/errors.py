@@ -1,10 +1,24 @@
-"""What counts as the user's mistake rather than ours, and how a program ends for it."""
+"""What counts as the user's mistake, or the machine's, rather than ours; how a program ends."""
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+# What the machine or its owner can mend; anything else that a write raises is a mistake of ours.
+_OUTSIDE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOENT,
+    errno.EMFILE,
+)
 
 
 class UserError(ValueError):
@@ -28,3 +42,20 @@ def run(program: Callable[[], int | None]) -> NoReturn:
         sys.exit(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+class LostProcess(Exception):
+    """The run cannot go on because another of its processes has ended; the message says so."""
+
+
+def outside_reason(error: BaseException) -> str | None:
+    """Returns the system's words for an error that is not the program's fault, or None.
+
+    TensorStore, below Orbax, raises ValueError with the system's words in its message.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    for number in _OUTSIDE:
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return None

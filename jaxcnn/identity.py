@@ -15,6 +15,7 @@ _FREE = (
     "train.tensorboard",
     "train.on_nonfinite",
     "train.max_nonfinite",
+    "train.data_gigabytes",
 )
 # May rise: the run goes on with the learning rates of the longer schedule.
 _EPOCHS = "train.epochs"

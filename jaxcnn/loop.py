@@ -1,18 +1,21 @@
 """A whole run: from a configuration and a data set to a finished run folder."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
 from jaxcnn import config as configuration
-from jaxcnn import describe, environment, parallel, resolve, steps, tensorboard
+from jaxcnn import describe, environment, parallel, plan, processes, resolve, steps, tensorboard
+from jaxcnn.build import build
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
 from jaxcnn.gallery import Gallery
-from jaxcnn.interrupts import Interrupts
+from jaxcnn.interrupts import Interrupted, Interrupts
 from jaxcnn.progress import Several, Silence
 from jaxcnn.rundir import RunDir
 from jaxcnn.training import Training
@@ -40,46 +43,97 @@ def fit(
         Interrupted: When SIGINT or SIGTERM arrived; the state is saved.
     """
     report = report or Silence()
-    configuration.validate(config)
-    mesh = parallel.data_mesh()
-    _check_sizes(config, dataset, mesh)
-    resolved = resolve.resolve(config, dataset)
-    model = resolve.model_of(resolved)
-    rows = describe.describe(model, tuple(resolved["dataset"]["image_shape"]))
-
+    mesh, resolved, model, rows = _prepare(config, dataset)
     run = RunDir(workdir)
-    run.check(resolved)
-    finished = run.read_json("summary.json")
-    if finished and finished["epoch"] == config.train.epochs:
-        return finished
-    if finished:
+    before = processes.from_first(lambda: _epochs_before(run, resolved))
+    if before == config.train.epochs:
+        return run.read_json("summary.json")
+    if before:
         report.say(
-            f"from {finished['epoch']} to {config.train.epochs} epochs: from here on with the "
+            f"from {before} to {config.train.epochs} epochs: from here on with the "
             "learning rates of the longer schedule"
         )
     if config.train.deterministic:
         environment.check_deterministic()
     if config.train.tensorboard:
         tensorboard.check_installed()
-    with Interrupts() as interrupts, run.claimed(resolved):
-        start = {"dataset": dataset.fingerprint, "epochs": config.train.epochs}
-        run.add_start({**environment.describe(), **start})
+    with Interrupts() as interrupts, contextlib.ExitStack() as claim:
+
+        def begin() -> None:
+            claim.enter_context(run.claimed(resolved))
+            start = {"dataset": dataset.fingerprint, "epochs": config.train.epochs}
+            run.add_start({**environment.describe(), **start})
+
+        processes.from_first(begin)
         report.network(config.model.name, rows)
-        watchers = [report]
-        if config.train.plots:
+        watchers, gallery = [report], None
+        if config.train.plots and processes.is_first():
             watchers.append(gallery := Gallery(run, resolved, report.say))
-        if config.train.tensorboard:
+        if config.train.tensorboard and processes.is_first():
             watchers.append(tensorboard.EventWriter(run))
         told = Several(*watchers)
         training = Training(config, resolved, model, dataset, mesh, run, told, interrupts)
         records = training.run_to_end()
-        if config.train.plots:  # before the summary: an interruption here is continued, too
-            gallery.curves()
-            variables = jax.device_get(steps.evaluated_variables(training.state))
-            gallery.end(variables, dataset, training.stop_if_asked)
-        summary = summarise(records, rows, resolved)
-        run.write_json("summary.json", summary)
-    return summary
+
+        def between() -> None:
+            if interrupts.received is not None:  # all is saved by now
+                raise Interrupted(interrupts.received, training.step)
+
+        def draw() -> None:
+            if gallery:
+                gallery.curves()
+                variables = jax.device_get(steps.evaluated_variables(training.state))
+                gallery.end(variables, dataset, between)
+
+        processes.from_first(draw)  # before the summary: an interruption here is continued, too
+        processes.from_first(
+            lambda: run.write_json("summary.json", summarise(records, rows, resolved))
+        )
+    return run.read_json("summary.json")
+
+
+def dry_run(
+    config: config_dict.ConfigDict,
+    dataset: Dataset,
+    workdir: Path,
+    report: Silence,
+) -> None:
+    """Does all that `fit` does before the first step, says what would be done, writes nothing.
+
+    Raises:
+        UserError: As `fit`.
+    """
+    mesh, resolved, model, rows = _prepare(config, dataset)
+    run = RunDir(workdir)
+    before = processes.from_first(lambda: _epochs_before(run, resolved))
+    report.network(config.model.name, rows)
+    report.say("compiling")
+    built = build(config, resolved, model, dataset, mesh)
+    for line in plan.lines(resolved, built, mesh):
+        report.say(line)
+    report.say(
+        f"{workdir} " + (f"is finished with {before} epochs" if before else "is free or goes on")
+    )
+
+
+def _prepare(
+    config: config_dict.ConfigDict, dataset: Dataset
+) -> tuple[Mesh, dict[str, Any], nn.Module, list[describe.Row]]:
+    """Returns the devices, the content of config.json, the network and its table."""
+    configuration.validate(config)
+    mesh = parallel.data_mesh()
+    _check_sizes(config, dataset, mesh)
+    resolved = resolve.resolve(config, dataset)
+    model = resolve.model_of(resolved)
+    rows = describe.describe(model, tuple(resolved["dataset"]["image_shape"]))
+    return mesh, resolved, model, rows
+
+
+def _epochs_before(run: RunDir, resolved: dict[str, Any]) -> int:
+    """Returns the epochs of a finished run in the folder, else 0; UserError if it is not ours."""
+    run.check(resolved)
+    finished = run.read_json("summary.json")
+    return finished["epoch"] if finished else 0
 
 
 def summarise(
@@ -106,7 +160,7 @@ def summarise(
 
 def _check_sizes(config: config_dict.ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     """Raises UserError where batches, devices and data do not fit together."""
-    parallel.check_batch("train.batch_size", config.train.batch_size, mesh)
+    parallel.check_batch("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
     parallel.check_batch("train.eval_batch_size", config.train.eval_batch_size, mesh)
     examples = len(dataset.train.labels)
     if config.train.batch_size > examples:

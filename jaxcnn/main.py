@@ -19,8 +19,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxcnn import config as configuration
-from jaxcnn import data, environment, loop, progress
-from jaxcnn.errors import UserError
+from jaxcnn import data, environment, loop, processes, progress
+from jaxcnn.errors import LostProcess, UserError
 from jaxcnn.interrupts import Interrupted
 
 _FIELDS = "\n".join(
@@ -35,6 +35,17 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder; by default runs/NAME, or runs/NAME-DATASET, after --config."
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Check everything, compile, print what would be done, and train nothing."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT at which process 0 of several listens. Slurm, Open MPI, Cloud TPU and Kubernetes "
+    "need none of these three flags. The service asks for no password: use a private address.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0 on.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,16 +61,21 @@ def main(argv: Sequence[str]) -> None:
     if config.train.deterministic:
         environment.use_deterministic_operations()
     environment.use_compilation_cache()
-    report = progress.create()
-    dataset = data.load(**config.dataset)
+    processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    report = progress.create() if processes.is_first() else progress.Silence()
+    dataset = processes.first_then_others(lambda: data.load(**config.dataset))
+    if _DRY_RUN.value:
+        loop.dry_run(config, dataset, workdir, report)
+        return
     summary = loop.fit(config, dataset, workdir, report)
-    report.say(
-        f"{summary['model']} after {summary['epoch']} epochs: evaluation accuracy "
-        f"{summary['eval_accuracy']:.4f}, loss {summary['eval_loss']:.4f}\n"
-        f"everything is in {workdir}: summary.json, metrics.jsonl, config.json, checkpoints/"
-        f"{', plots/' if config.train.plots else ''}\n"
-        "to start another run, choose a new folder with --workdir"
-    )
+    if processes.is_first():
+        report.say(
+            f"{summary['model']} after {summary['epoch']} epochs: evaluation accuracy "
+            f"{summary['eval_accuracy']:.4f}, loss {summary['eval_loss']:.4f}\n"
+            f"everything is in {workdir}: summary.json, metrics.jsonl, config.json, checkpoints/"
+            f"{', plots/' if config.train.plots else ''}\n"
+            "to start another run, choose a new folder with --workdir"
+        )
 
 
 def default_workdir(config_file: str) -> str:
@@ -141,9 +157,12 @@ def cli() -> None:
     """Runs the program; what a user can cause ends in one line on standard error."""
     sys.unraisablehook = _print_unraisable
     try:
-        app.run(main, flags_parser=parse_flags)
+        with processes.losses_told():
+            app.run(main, flags_parser=parse_flags)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        processes.leave(f"error: {error}")
+    except LostProcess as error:
+        processes.leave(f"error: {error}; the same launch continues")
     except OSError as error:
         sys.exit(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
     except Interrupted as stop:

@@ -1,4 +1,12 @@
-"""Where arrays live when a step runs on all devices: batches are split, the rest is replicated."""
+"""Where arrays live when a step runs on all devices: batches are split, the rest is replicated.
+
+There is one mesh with the one axis "data" over all devices of all processes; what is written here
+are shardings, and XLA derives the collectives from them. Every process runs the same program on
+host arrays that are the same in all of them, and feeds the parts that lie on its own devices.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -7,9 +15,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxcnn.errors import UserError
 
 
-def data_mesh() -> Mesh:
-    """Returns a mesh of all devices with the one axis "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh of all devices, or of those given, with the one axis "data"."""
+    chosen = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=chosen)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -17,22 +26,54 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: the first axis is divided among the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Returns the sharding of a batch: `axis` is divided among the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def check_batch(key: str, size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the global batch of `size` images divides among the devices."""
-    devices = mesh.size
-    if size % devices:
-        below = size // devices * devices
-        nearest = " or ".join(str(n) for n in (below, below + devices) if n)
+def split_where_possible(tree: Any, mesh: Mesh) -> Any:
+    """Returns a sharding for each array of a tree: its longest axis that divides, else replicated.
+
+    For the optimizer's state it is the first stage of ZeRO (Rajbhandari et al. 2020,
+    arXiv:1910.02054, sec. 5.1) by annotation alone: XLA lets each device update its part and
+    gathers the updates.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0 and size]
+        if not axes:
+            return replicated(mesh)
+        return split(mesh, max(axes, key=lambda axis: leaf.shape[axis]))
+
+    return jax.tree.map(sharding, tree)
+
+
+def check_batch(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> None:
+    """Raises UserError unless `size` images divide among the devices, in `micro_batches` parts."""
+    parts = mesh.size * micro_batches
+    if size % parts:
+        below = size // parts * parts
+        nearest = " or ".join(str(n) for n in (below, below + parts) if n)
+        times = f" x {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise UserError(
-            f"{key}={size} does not divide among {devices} devices: the nearest that do: {nearest}"
+            f"{key}={size} does not divide among {mesh.size} devices{times}: "
+            f"the nearest that do: {nearest}"
         )
 
 
-def replicate(arrays: np.ndarray | jax.Array, mesh: Mesh) -> jax.Array:
-    """Puts an array on every device."""
-    return jax.device_put(arrays, replicated(mesh))
+def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Puts a host array, the same in every process, on the devices as `sharding` says."""
+    return place_rows(array.shape, sharding, lambda index: array[index])
+
+
+def place_rows(
+    shape: tuple[int, ...], sharding: NamedSharding, rows: Callable[[Any], np.ndarray]
+) -> jax.Array:
+    """Makes an array of `shape` of which each process computes only what its own devices hold.
+
+    Args:
+        shape: Of the whole array.
+        sharding: Which part lies on which device.
+        rows: Gives the part at an index, a tuple of slices into the whole array.
+    """
+    return jax.make_array_from_callback(shape, sharding, rows)

@@ -1,8 +1,9 @@
 """The compiled programs of a run and the data they read: this is where `jit` is applied."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxcnn import batches, metrics, ops, parallel, steps
+from jaxcnn import batches, feed, metrics, ops, parallel, steps
 from jaxcnn.augment import Moments
 from jaxcnn.data import Dataset
 from jaxcnn.optim import Optimizer
@@ -20,7 +21,7 @@ def compiler_options() -> dict[str, str | bool]:
     """Returns the options that every program here is compiled with.
 
     On the CPU, XLA expands the optimization barriers of `jax.checkpoint` before it merges common
-    subexpressions, which undoes the rematerialisation: DenseNet with memory_efficient then needs
+    subexpressions, which undoes the rematerialisation: DenseNet with remat then needs
     as much memory as without (194 MB; with the barriers kept 90 MB: 6 layers of k = 8, 16x16,
     batch 128, jax 0.10.2 and 0.12.0.1). Can go when XLA keeps them as it does on GPU and TPU.
     """
@@ -38,15 +39,53 @@ def init_compiler_options() -> dict[str, int]:
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
+class Layout(NamedTuple):
+    """How steps are cut and laid out; none of it changes what a step computes, but for the norms.
+
+    Attributes:
+        batch_size: Images of a step, over all devices.
+        eval_batch_size: Images of an evaluation step.
+        accumulate: Micro-batches of a step, one after another.
+        steps_per_call: Steps of one compiled call.
+        local_norms: Batch norm over each device's part in place of the whole (micro-)batch.
+        shard_optimizer: Each device keeps a part of the optimizer's state.
+        data_bytes: A data set of more is streamed from host memory.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    accumulate: int = 1
+    steps_per_call: int = 1
+    local_norms: bool = False
+    shard_optimizer: bool = False
+    data_bytes: float = 2e9
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the indices of a call: [steps, micro-batches, images], less axes of 1."""
+        leading = [n for n in (self.steps_per_call, self.accumulate) if n > 1]
+        return (*leading, self.batch_size // self.accumulate)
+
+
+class Call(NamedTuple):
+    """Arguments of one call of the training program: the batches of `steps` steps."""
+
+    batch: feed.Batch
+    steps: int
+
+
 class Programs:
-    """Initial state, training step and evaluation, compiled ahead of time for one data set.
+    """Initial state, training steps and evaluation, compiled ahead of time for one data set.
 
     All are compiled before the first step, so nothing is compiled in the middle of a run: a call
-    with other shapes is an error. The data set lies on every device as uint8; a batch is gathered
-    there, so a step transfers only its indices.
+    with other shapes is an error.
 
     Attributes:
         template: Shapes, dtypes and shardings of the training state.
+        layout: As given.
+        resident: Whether the data set lies on the devices, else it is streamed.
+        train_program: The compiled steps of a call.
+        eval_program: The compiled evaluation step.
     """
 
     def __init__(
@@ -58,20 +97,22 @@ class Programs:
         moments: Moments,
         dataset: Dataset,
         mesh: Mesh,
-        batch_size: int,
-        eval_batch_size: int,
+        layout: Layout,
         label_smoothing: float,
         ema_decay: float,
         seed: int,
         max_nonfinite: int = 1,
     ) -> None:
-        """Compiles for batches of `batch_size` and `eval_batch_size` over all devices of `mesh`."""
-        whole, split = parallel.replicated(mesh), parallel.split(mesh)
-        self._whole, self._split = whole, split
-        self._init_key, self._key = jax.random.split(jax.random.key(seed))
-        self._train = tuple(parallel.replicate(array, mesh) for array in dataset.train)
-        self._eval = tuple(parallel.replicate(array, mesh) for array in dataset.eval)
-        self._eval_batch_size = eval_batch_size
+        """Compiles for batches of `layout` over all devices of `mesh`."""
+        self.layout, self._whole = layout, parallel.replicated(mesh)
+        whole = self._whole
+        self._init_key, self._key = jax.jit(
+            lambda: jax.random.split(jax.random.key(seed)), out_shardings=whole
+        )()
+        self.resident = sum(map(feed.nbytes, (dataset.train, dataset.eval))) <= layout.data_bytes
+        self._train = feed.create(dataset.train, mesh, layout.shape, self.resident)
+        self._eval = feed.create(dataset.eval, mesh, (layout.eval_batch_size,), self.resident)
+        self._eval_examples = len(dataset.eval.labels)
 
         init = partial(
             steps.create_train_state,
@@ -80,7 +121,7 @@ class Programs:
             image_shape=dataset.train.images.shape[1:],
             ema=bool(ema_decay),
         )
-        train_step = partial(
+        step = partial(
             steps.train_step,
             model=model,
             optimizer=optimizer,
@@ -89,33 +130,34 @@ class Programs:
             label_smoothing=label_smoothing,
             ema_decay=ema_decay,
             max_nonfinite=max_nonfinite,
+            norm_groups=mesh.size if layout.local_norms else 1,
         )
-        eval_step = partial(steps.eval_step, model=model, moments=moments)
-
-        self._init = jax.jit(init, out_shardings=whole, compiler_options=init_compiler_options())
+        shapes = jax.eval_shape(init, self._init_key)
+        shardings = jax.tree.map(lambda _: whole, shapes)
+        if layout.shard_optimizer:
+            parts = parallel.split_where_possible(shapes.opt_state, mesh)
+            shardings = dataclasses.replace(shardings, opt_state=parts)
         self.template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-            jax.eval_shape(init, self._init_key),
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
         )
-        indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-        self.train_step = (
-            jax.jit(
-                train_step,
-                in_shardings=(whole, whole, whole, whole, split),
-                out_shardings=whole,
-                donate_argnums=0,
-            )
-            .lower(self.template, self._key, *self._train, indices)
+        self._init = jax.jit(
+            init, out_shardings=shardings, compiler_options=init_compiler_options()
+        )
+        call = step if layout.steps_per_call == 1 else partial(steps.train_steps, step=step)
+        counts = () if layout.steps_per_call == 1 else (self._count(1),)
+        image = dataset.train.images.shape[1:]
+        self.train_program = (
+            jax.jit(call, out_shardings=shardings, donate_argnums=0)
+            .lower(self.template, self._key, *_batch(self._train, layout.shape, image), *counts)
             .compile(compiler_options())
         )
-        indices = jax.ShapeDtypeStruct((eval_batch_size,), jnp.int32)
-        mask = jax.ShapeDtypeStruct((eval_batch_size,), jnp.bool_)
-        variables = steps.evaluated_variables(self.template)
-        self.eval_step = (
-            jax.jit(
-                eval_step, in_shardings=(whole, whole, whole, split, split), out_shardings=whole
-            )
-            .lower(variables, *self._eval, indices, mask)
+        size = (layout.eval_batch_size,)
+        mask = jax.ShapeDtypeStruct(size, jnp.bool_, sharding=self._eval.sharding)
+        self.eval_program = (
+            jax.jit(partial(steps.eval_step, model=model, moments=moments), out_shardings=whole)
+            .lower(steps.evaluated_variables(self.template), *_batch(self._eval, size, image), mask)
             .compile(compiler_options())
         )
 
@@ -123,34 +165,64 @@ class Programs:
         """Returns the state at step 0."""
         return self._init(self._init_key)
 
-    def train(self, state: steps.TrainState, indices: np.ndarray) -> steps.TrainState:
-        """Takes one step on the rows `indices`, int32 `[B]`; `state` is used up."""
-        return self.train_step(state, self._key, *self._train, self._place(indices))
+    def calls(self, order: np.ndarray) -> Iterator[Call]:
+        """Yields the arguments of the calls that train on the batches of `order`, int32 `[n, B]`.
+
+        Every process gives the whole order and sends the rows of its own devices.
+        """
+        most = self.layout.steps_per_call
+        groups = [order[start : start + most] for start in range(0, len(order), most)]
+        indices = (
+            np.pad(group, ((0, most - len(group)), (0, 0))).reshape(self.layout.shape)
+            for group in groups
+        )
+        sent = self._train.batches(indices)
+        for group, batch in zip(groups, sent, strict=True):
+            yield Call(batch, len(group))
+
+    def train(self, state: steps.TrainState, call: Call) -> steps.TrainState:
+        """Takes the steps of a call from `calls`; `state` is used up."""
+        counts = () if self.layout.steps_per_call == 1 else (self._count(call.steps),)
+        return self.train_program(state, self._key, *call.batch, *counts)
 
     def evaluate(
-        self, state: steps.TrainState, between: Callable[[], None] = lambda: None
+        self, state: steps.TrainState, between: Callable[[jax.Array], None] = lambda count: None
     ) -> metrics.Sums:
         """Returns the metric sums over the whole evaluation split, every example once.
 
-        Calls `between` after each batch, with at most one more on its way.
+        Calls `between` with the count so far after each batch, with at most one on its way.
         """
         variables = steps.evaluated_variables(state)
         total = self.no_sums()
-        for indices, mask in batches.in_order(len(self._eval[0]), self._eval_batch_size):
-            sums = self.eval_step(variables, *self._eval, self._place(indices), self._place(mask))
+        rows = list(batches.in_order(self._eval_examples, self.layout.eval_batch_size))
+        sent = self._eval.batches(indices for indices, _ in rows)
+        for batch, (_, mask) in zip(sent, rows, strict=True):
+            sums = self.eval_program(variables, *batch, parallel.place(mask, self._eval.sharding))
             before, total = total, metrics.add(total, sums)
             jax.block_until_ready(before)
-            between()
+            between(total["count"])
         return total
 
     def begin_epoch(self, state: steps.TrainState) -> steps.TrainState:
         """Returns `state` with the sums and counts of an epoch at zero."""
-        nonfinite = {**state.nonfinite, "skipped": jax.device_put(jnp.int32(0), self._whole)}
+        nonfinite = {**state.nonfinite, "skipped": self._count(0)}
         return dataclasses.replace(state, sums=self.no_sums(), nonfinite=nonfinite)
 
     def no_sums(self) -> metrics.Sums:
         """Returns the sums over no examples, on every device."""
-        return jax.device_put(metrics.zeros(), self._whole)
+        return jax.tree.map(
+            lambda leaf: parallel.place(np.asarray(leaf), self._whole), metrics.zeros()
+        )
 
-    def _place(self, array: np.ndarray) -> jax.Array:
-        return jax.device_put(array, self._split)
+    def _count(self, number: int) -> jax.Array:
+        return parallel.place(np.asarray(number, np.int32), self._whole)
+
+
+def _batch(
+    source: feed.Resident, shape: tuple[int, ...], image: tuple[int, ...]
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Returns what `source` gives for indices of `shape`, as shapes, dtypes and shardings."""
+    return (
+        jax.ShapeDtypeStruct((*shape, *image), jnp.uint8, sharding=source.sharding),
+        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=source.sharding),
+    )

@@ -1,6 +1,6 @@
 """The pure functions of training: initial state, one step, one evaluation step.
 
-None of them is jitted here; `loop` does that. Batches are indices into a data set in memory.
+None of them is jitted here; `programs` does that.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from flax import struct
 
 from jaxcnn import augment as augmentation
 from jaxcnn import metrics
+from jaxcnn.gradients import gradients
 from jaxcnn.optim import Optimizer
 
 
@@ -70,7 +71,6 @@ def train_step(
     key: jax.Array,
     images: jax.Array,
     labels: jax.Array,
-    indices: jax.Array,
     *,
     model: nn.Module,
     optimizer: Optimizer,
@@ -79,6 +79,7 @@ def train_step(
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     max_nonfinite: int = 1,
+    norm_groups: int = 1,
 ) -> TrainState:
     """Takes one optimizer step on one batch.
 
@@ -90,9 +91,8 @@ def train_step(
     Args:
         state: The state before the step.
         key: The run's key; the step's own randomness is `fold_in(key, state.step)`.
-        images: uint8 `[N, H, W, C]`, the training split.
-        labels: int32 `[N]`.
-        indices: int32 `[B]`, the rows of the batch.
+        images: uint8 `[B, H, W, C]`, or A micro-batches `[A, B / A, H, W, C]`.
+        labels: int32 `[B]` or `[A, B / A]`.
         model: A network from `models.create`.
         optimizer: From `optim.create`.
         augment: From `augment.create`.
@@ -100,26 +100,23 @@ def train_step(
         label_smoothing: See `metrics.cross_entropy`.
         ema_decay: Kept fraction of the averaged weights; 0 for none.
         max_nonfinite: From 1 on; 1 stops at the first such step.
+        norm_groups: See `gradients.gradients`.
 
     Returns:
         The state after the step, with the batch added to its sums.
     """
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    batch_labels = labels[indices]
-    inputs = augmentation.normalise(augment(augment_key, images[indices]), moments)
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            inputs,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
-        losses = metrics.cross_entropy(logits, batch_labels, label_smoothing)
-        return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
-
-    grads, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, losses, logits, batch_stats = gradients(
+        state.params,
+        state.batch_stats,
+        augment(augment_key, images),
+        labels,
+        dropout_key,
+        model=model,
+        preprocess=lambda images: augmentation.normalise(images, moments),
+        loss=lambda logits, labels: metrics.cross_entropy(logits, labels, label_smoothing),
+        norm_groups=norm_groups,
+    )
     rate = optimizer.learning_rate(state.step)
 
     def with_step() -> TrainState:
@@ -129,14 +126,14 @@ def train_step(
         if ema_decay:
             now = {"params": params, "batch_stats": batch_stats}
             ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, now)
-        mask = jnp.ones_like(batch_labels, bool)
+        mask = jnp.ones_like(labels, bool)
         return TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             ema=ema,
-            sums=metrics.add(state.sums, metrics.sums(losses, logits, batch_labels, mask)),
+            sums=metrics.add(state.sums, metrics.sums(losses, logits, labels, mask)),
             nonfinite={**state.nonfinite, "in_a_row": jnp.int32(0)},
         )
 
@@ -146,6 +143,33 @@ def train_step(
     # that depends on it (DenseNet-BC: over 400 s of compilation against 30 s; MobileNet's step 55.6
     # against 52.7 ms; 2 cores of an EPYC, jax 0.10.2, batch 128, one compilation, median of 30).
     return jax.lax.cond(taken, with_step, lambda: _without_step(state, going, max_nonfinite))
+
+
+def train_steps(
+    state: TrainState,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    count: jax.Array,
+    *,
+    step: Callable[..., TrainState],
+) -> TrainState:
+    """Takes the first `count` of S steps, int32 [], in one program.
+
+    The number is a value, not a shape: one compiled body serves the last call of an epoch and a
+    run that goes on in its middle, so that where calls begin makes no difference to any bit.
+
+    Args:
+        state: The state before.
+        key: The run's key.
+        images: uint8 `[S, ..., B, H, W, C]`.
+        labels: int32 `[S, ..., B]`.
+        count: At most S.
+        step: `train_step` with all its keyword arguments.
+    """
+    return jax.lax.fori_loop(
+        0, count, lambda index, state: step(state, key, images[index], labels[index]), state
+    )
 
 
 def _all_finite(tree: Any) -> jax.Array:
@@ -182,16 +206,12 @@ def eval_step(
     variables: dict[str, Any],
     images: jax.Array,
     labels: jax.Array,
-    indices: jax.Array,
     mask: jax.Array,
     *,
     model: nn.Module,
     moments: augmentation.Moments,
 ) -> metrics.Sums:
-    """Returns the metric sums of one batch, rows `indices` int32 `[B]` where `mask` bool `[B]`."""
-    batch_labels = labels[indices]
-    logits: Any = model.apply(
-        variables, augmentation.normalise(images[indices], moments), train=False
-    )
-    losses = metrics.cross_entropy(logits, batch_labels)
-    return metrics.sums(losses, logits, batch_labels, mask)
+    """Returns the metric sums of the rows of a batch where `mask`, bool `[B]`, is True."""
+    logits: Any = model.apply(variables, augmentation.normalise(images, moments), train=False)
+    losses = metrics.cross_entropy(logits, labels)
+    return metrics.sums(losses, logits, labels, mask)

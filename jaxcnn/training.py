@@ -2,18 +2,20 @@
 
 import math
 import time
+from functools import partial
 from typing import Any
 
+import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from jaxcnn import augment, batches, identity, metrics, optim, resolve, steps
+from jaxcnn import batches, identity, memory, metrics, processes, steps
+from jaxcnn.build import build
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
 from jaxcnn.interrupts import Interrupted, Interrupts
-from jaxcnn.programs import Programs
 from jaxcnn.progress import Silence
 from jaxcnn.rundir import RunDir
 
@@ -35,65 +37,62 @@ class Training:
         """Compiles, then restores what was saved last."""
         self.config, self.run, self.report, self.interrupts = config, run, report, interrupts
         self.examples = len(dataset.train.labels)
-        self.steps_per_epoch = batches.steps_per_epoch(self.examples, config.train.batch_size)
-        self.optimizer = optim.create(
-            **config.optim, epochs=config.train.epochs, steps_per_epoch=self.steps_per_epoch
-        )
-        # One step in a row is the first one: "stop" is "skip" without patience. A whole epoch of
-        # skipped steps would have no mean loss, so it ends the run in any case.
-        patience = min(config.train.max_nonfinite, self.steps_per_epoch)
-        self.max_nonfinite = patience if config.train.on_nonfinite == "skip" else 1
         report.say("compiling")
-        self.programs = Programs(
-            model=model,
-            optimizer=self.optimizer,
-            augment=augment.create(**config.augment),
-            moments=resolve.moments_of(resolved),
-            dataset=dataset,
-            mesh=mesh,
-            batch_size=config.train.batch_size,
-            eval_batch_size=config.train.eval_batch_size,
-            label_smoothing=config.train.label_smoothing,
-            ema_decay=config.train.ema_decay,
-            seed=config.seed,
-            max_nonfinite=self.max_nonfinite,
-        )
+        built = build(config, resolved, model, dataset, mesh)
+        self.programs, self.optimizer = built.programs, built.optimizer
+        self.steps_per_epoch, self.max_nonfinite = built.steps_per_epoch, built.max_nonfinite
+        self.memory_remedy = built.remedy
         self.checkpoints = Checkpoints(
             run.checkpoints,
             keep=config.train.keep_checkpoints,
             fingerprint=identity.fingerprint(resolved),
         )
+        self.agreement = processes.Agreement(mesh)
         self.step, self.state = self.restore()
         self.saved_at = time.monotonic()
 
     def restore(self) -> tuple[int, steps.TrainState]:
         """Returns (step, state) to go on from: the newest whole checkpoint, or the start."""
-        restored = self.checkpoints.restore_newest(self.programs.template, self.report.say)
-        if restored is not None:
-            self.report.say(f"continuing after step {restored[0]}")
-            return restored
+        newest = processes.from_first(self.newest_step)
+        if newest < 0:
+            return 0, self.programs.init()
+        state = self.checkpoints.restore_verified(newest, self.programs.template)
+        self.report.say(f"continuing after step {newest}")
+        return newest, state
+
+    def newest_step(self) -> int:
+        """Returns the step of the newest whole checkpoint, or -1 where nothing was trained."""
+        newest = self.checkpoints.newest_whole(self.report.say)
+        if newest is not None:
+            return newest
         # A line of metrics is written only when a checkpoint of its step is on disk.
         if self.run.read_metrics() or self.checkpoints.damaged():
             raise UserError(
                 f"{self.run.path} was trained, but no whole checkpoint is left in "
                 f"{self.run.checkpoints}: put one back, or start anew with another --workdir"
             )
-        return 0, self.programs.init()
+        return -1
 
     def run_to_end(self) -> list[dict[str, Any]]:
-        """Trains the epochs that are missing and returns the records of all."""
-        config = self.config
-        records = self.run.cut_metrics(self.step)
-        epochs = config.train.epochs
+        """Trains the epochs that are missing and returns the records of all, in process 0."""
+        records: list[dict[str, Any]] = []
+        epochs = self.config.train.epochs
+
+        def read() -> int:
+            records.extend(self.run.cut_metrics(self.step))
+            return len(records)
+
+        done = processes.from_first(read)
         self.report.start(epochs=epochs, steps_per_epoch=self.steps_per_epoch, step=self.step)
         try:
-            self.stop_if_asked()
-            while len(records) < epochs:
-                record = self.epoch(len(records))
-                self.run.append_metrics(record)
+            self.heed(self.state.step)
+            for epoch in range(done, epochs):
+                with memory.exhaustion_explained(self.memory_remedy):
+                    record = self.epoch(epoch)
+                processes.from_first(partial(self.run.append_metrics, record))
                 records.append(record)
                 self.report.epoch(record, epochs)
-                self.stop_if_asked()
+                self.heed(self.state.step)
         finally:
             self.report.stop()
             self.checkpoints.wait()
@@ -112,20 +111,19 @@ class Training:
             self.config.seed, epoch, self.examples, self.config.train.batch_size
         )
         images = 0
-        for indices in order[offset:]:
-            self.state = self.programs.train(self.state, indices)
-            self.step += 1
-            images += len(indices)
-            if self.step % self.config.train.log_steps == 0:
+        log_steps = self.config.train.log_steps
+        for call in self.programs.calls(order[offset:]):
+            self.state = self.programs.train(self.state, call)
+            self.step += call.steps
+            images += call.steps * self.config.train.batch_size
+            if self.step // log_steps > (self.step - call.steps) // log_steps:
                 self.look(images / (time.monotonic() - began))
-            self.stop_if_asked()
-            if time.monotonic() - self.saved_at > 60 * self.config.train.checkpoint_minutes:
-                self.save()
+            self.heed(self.state.step)
         loss, accuracy = self.look(None)
         trained = time.monotonic() - began
         self.save()
         eval_loss, eval_accuracy = metrics.means(
-            self.programs.evaluate(self.state, self.stop_if_asked)
+            self.programs.evaluate(self.state, partial(self.heed, now=True))
         )
         self.checkpoints.wait()
         if not math.isfinite(eval_loss):
@@ -156,6 +154,7 @@ class Training:
 
     def save(self) -> None:
         """Starts writing a checkpoint of this step, unless there is one."""
+        self.agreement.settle()
         self.stop_if_not_finite()
         self.checkpoints.save(self.step, self.state)
         self.saved_at = time.monotonic()
@@ -182,9 +181,21 @@ class Training:
             f"use a new --workdir{skip}"
         )
 
-    def stop_if_asked(self) -> None:
-        """Saves and raises Interrupted if a signal has arrived."""
-        if self.interrupts.received is not None:
+    def heed(self, after: jax.Array, now: bool = False) -> None:
+        """Saves where it is time; saves and raises Interrupted if a signal has arrived.
+
+        All processes do so at the same step: a signal counts wherever it arrives, and the clock is
+        that of process 0.
+
+        Args:
+            after: As for `processes.Agreement`.
+            now: So too.
+        """
+        seconds = 60 * self.config.train.checkpoint_minutes
+        is_due = processes.is_first() and time.monotonic() - self.saved_at > seconds
+        wish = self.agreement(self.interrupts.received or int(is_due), after, now)
+        if wish:
             self.save()
+        if wish > 1:  # the number of a signal
             self.checkpoints.wait()
-            raise Interrupted(self.interrupts.received, self.step)
+            raise Interrupted(wish, self.step)

@@ -174,7 +174,7 @@ def test_a_signal_during_evaluation_or_a_save_loses_nothing(
             os.kill(os.getpid(), signal.SIGTERM)
 
     def evaluate_and_interrupt(programs, state, between):
-        return evaluate(programs, state, lambda: (interrupt(), between()))
+        return evaluate(programs, state, lambda count: (interrupt(), between(count)))
 
     def save_and_interrupt(checkpoints, step, state):
         save(checkpoints, step, state)

@@ -244,8 +244,8 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_array_equal(train(1), train(1))
 
 
-def _densenet_gradient(memory_efficient):
-    model = DenseNet(blocks=(5,), growth_rate=8, memory_efficient=memory_efficient)
+def _densenet_gradient(remat):
+    model = DenseNet(blocks=(5,), growth_rate=8, remat=remat)
     images, labels = _random((16, 16, 16, 3)), jnp.arange(16) % 10
     variables = init(model, images)
 
@@ -259,7 +259,7 @@ def _densenet_gradient(memory_efficient):
     return compiled(variables["params"]), compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_efficient_densenet_gives_the_same_gradients_with_less_memory():
+def test_a_recomputed_densenet_gives_the_same_gradients_with_less_memory():
     plain, plain_bytes = _densenet_gradient(False)
     efficient, efficient_bytes = _densenet_gradient(True)
     assert jax.tree.structure(plain) == jax.tree.structure(efficient)

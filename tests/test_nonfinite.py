@@ -104,9 +104,8 @@ class _Setting:
             lambda state, indices: steps.train_step(
                 state,
                 jax.random.key(1),
-                jnp.asarray(images),
-                jnp.asarray(labels),
-                indices,
+                jnp.asarray(images)[indices],
+                jnp.asarray(labels)[indices],
                 model=model,
                 optimizer=self.optimizer,
                 augment=augment.create(crop_padding=0, flip=False),

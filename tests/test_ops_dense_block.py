@@ -173,7 +173,7 @@ def test_densenet_trains_the_same_either_way(bn_size: int, monkeypatch: pytest.M
     assert_close(ours, jax.jit(program)(params), 1e-4)
 
 
-@pytest.mark.parametrize("fields", [{"drop_rate": 0.2}, {"memory_efficient": True}])
+@pytest.mark.parametrize("fields", [{"drop_rate": 0.2}, {"remat": True}])
 def test_what_the_block_cannot_do_goes_layer_by_layer(fields: dict[str, Any]) -> None:
     model = DenseNet(blocks=(2,), growth_rate=4, **fields)
     program, params = gradient_program(model, pixels(4, 8, 8, 3, dtype="f"))

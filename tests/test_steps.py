@@ -7,7 +7,7 @@ import pytest
 from conftest import FAMILIES, SMALL, random_dataset, random_images
 
 from jaxcnn import augment, metrics, optim, parallel, steps
-from jaxcnn.programs import Programs, init_compiler_options
+from jaxcnn.programs import Layout, Programs, init_compiler_options
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 
@@ -41,12 +41,17 @@ def _programs(dataset, *, model=SMALL["resnet"], eval_batch_size=10, ema_decay=0
         moments=MOMENTS,
         dataset=dataset,
         mesh=parallel.data_mesh(),
-        batch_size=8,
-        eval_batch_size=eval_batch_size,
+        layout=Layout(batch_size=8, eval_batch_size=eval_batch_size),
         label_smoothing=0.1,
         ema_decay=ema_decay,
         seed=seed,
     )
+
+
+def _train(programs, state, first):
+    """Takes a step on 8 images from `first` on."""
+    (call,) = programs.calls(np.arange(first, first + 8, dtype=np.int32)[None])
+    return programs.train(state, call)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -59,20 +64,18 @@ def test_each_family_memorises_16_images(name):
         compiler_options=init_compiler_options(),
     )(jax.random.key(0))
     step = jax.jit(
-        lambda state, indices: steps.train_step(
+        lambda state: steps.train_step(
             state,
             jax.random.key(1),
             images,
             labels,
-            indices,
             **settings,
             augment=NO_AUGMENT,
             moments=MOMENTS,
         )
     )
-    indices = np.arange(16, dtype=np.int32)
     for _ in range(400):
-        state = step(state, indices)
+        state = step(state)
         loss, accuracy = metrics.means(state.sums)
         state = state.replace(sums=metrics.zeros())
     assert accuracy == 1.0
@@ -84,28 +87,26 @@ def test_a_step_counts_itself_and_adds_its_batch_to_the_sums(dataset):
     state = programs.init()
     assert int(state.step) == 0
     for index in range(3):
-        state = programs.train(state, np.arange(8 * index, 8 * index + 8, dtype=np.int32))
+        state = _train(programs, state, 8 * index)
     assert int(state.step) == 3
     assert int(state.sums["count"]) == 24
 
 
 def test_a_step_depends_on_its_number_through_the_augmentation(dataset):
     programs = _programs(dataset)
-    batch = np.arange(8, dtype=np.int32)
 
     def losses(first_step):
         state = programs.init().replace(step=jnp.int32(first_step))
-        return float(programs.train(state, batch).sums["loss"])
+        return float(_train(programs, state, 0).sums["loss"])
 
     assert losses(0) == losses(0)
     assert losses(0) != losses(1)
 
 
 def test_initial_state_and_step_depend_on_the_seed(dataset):
-    batch = np.arange(8, dtype=np.int32)
     first, second = (_programs(dataset, seed=seed) for seed in (0, 1))
-    assert float(first.train(first.init(), batch).sums["loss"]) != float(
-        second.train(second.init(), batch).sums["loss"]
+    assert float(_train(first, first.init(), 0).sums["loss"]) != float(
+        _train(second, second.init(), 0).sums["loss"]
     )
 
 
@@ -125,7 +126,7 @@ def test_averaged_weights_follow_their_recurrence_and_are_the_ones_evaluated(dat
     state = programs.init()
     expected = np.asarray(state.params["stem_conv"]["kernel"])
     for index in range(3):
-        state = programs.train(state, np.arange(8 * index, 8 * index + 8, dtype=np.int32))
+        state = _train(programs, state, 8 * index)
         expected = 0.75 * expected + 0.25 * np.asarray(state.params["stem_conv"]["kernel"])
     averaged = steps.evaluated_variables(state)["params"]["stem_conv"]["kernel"]
     np.testing.assert_allclose(averaged, expected, rtol=1e-5)
@@ -136,7 +137,7 @@ def test_nothing_is_compiled_after_the_first_step(dataset):
     programs = _programs(dataset)
     compiled = []
     state = programs.init()
-    state = programs.train(state, np.arange(8, dtype=np.int32))
+    state = _train(programs, state, 0)
     programs.evaluate(state)
 
     def listen(event, duration, **kwargs):
@@ -146,7 +147,7 @@ def test_nothing_is_compiled_after_the_first_step(dataset):
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for index in range(3):
-            state = programs.train(state, np.arange(index, index + 8, dtype=np.int32))
+            state = _train(programs, state, index)
             programs.evaluate(state)
         assert not compiled
         jax.jit(lambda x: x + len(compiled))(jnp.zeros(3))  # the listener does hear compilations
@@ -157,5 +158,5 @@ def test_nothing_is_compiled_after_the_first_step(dataset):
 
 def test_another_batch_size_than_the_compiled_one_is_an_error():
     programs = _programs(random_dataset())
-    with pytest.raises(TypeError):
-        programs.train(programs.init(), np.arange(9, dtype=np.int32))
+    with pytest.raises(ValueError, match="size 9 into shape"):
+        list(programs.calls(np.arange(9, dtype=np.int32)[None]))

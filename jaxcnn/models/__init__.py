@@ -13,12 +13,13 @@ FAMILY = {name: family for family, module in _FAMILIES.items() for name in modul
 """Family of each variant, in the order of the study."""
 
 
-def create(name: str, num_classes: int = 10, **fields: Any) -> nn.Module:
+def create(name: str, num_classes: int = 10, remat: bool = False, **fields: Any) -> nn.Module:
     """Returns the network called `name`, without parameters.
 
     Args:
         name: A key of `FAMILY`.
         num_classes: Number of classes, K.
+        remat: Recompute each block in the backward pass: less memory, more time, same numbers.
         **fields: `dtype`, the compute dtype, and the options of the family, such as `width`.
 
     Returns:
@@ -26,7 +27,7 @@ def create(name: str, num_classes: int = 10, **fields: Any) -> nn.Module:
         take float32 `[B, H, W, C]`; `apply` returns float32 logits `[B, K]`.
 
     Raises:
-        UserError: If there is no such network, or it has no such option.
+        UserError: If there is no such network, or it has no such option or no blocks.
     """
     if name not in FAMILY:
         raise UserError(f"model.name={name!r} is unknown; known networks: {', '.join(FAMILY)}")
@@ -36,6 +37,13 @@ def create(name: str, num_classes: int = 10, **fields: Any) -> nn.Module:
             has = f"its options: {', '.join(allowed)}" if allowed else "it has none"
             raise UserError(f"model.{key} is no option of {name}; {has}; leave model.{key} unset")
     module, row = _FAMILIES[FAMILY[name]].VARIANTS[name]
+    if remat:
+        if FAMILY[name] == "lenet":
+            raise UserError(
+                f"train.remat=True: {name} has no blocks to recompute; use train.accumulate to "
+                "save memory"
+            )
+        fields["remat"] = True
     return module(**{**row, **fields}, num_classes=num_classes)
 
 

@@ -49,8 +49,8 @@ class DenseNet(nn.Module):
         compression: Fraction of the channels that a transition keeps, theta ("DenseNet-C", sec. 3).
         drop_rate: Dropout probability after each 3x3 convolution; the paper uses 0.2 without
             data augmentation.
-        memory_efficient: Recompute each layer in the backward pass in place of keeping its
-            intermediate arrays: same numbers, less memory, more time (arXiv:1707.06990).
+        remat: Recompute each layer in the backward pass in place of keeping its intermediate
+            arrays: same numbers, less memory, more time (arXiv:1707.06990).
         num_classes: Number of classes, K.
         dtype: Compute dtype; parameters are float32.
     """
@@ -61,7 +61,7 @@ class DenseNet(nn.Module):
     bn_size: int = 4
     compression: float = 0.5
     drop_rate: float = 0.0
-    memory_efficient: bool = False
+    remat: bool = False
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
 
@@ -69,12 +69,10 @@ class DenseNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "densenet", smallest=2 ** (len(self.blocks) - 1))
-        layer_type = DenseLayer
-        if self.memory_efficient:
-            layer_type = nn.remat(DenseLayer, static_argnums=(2,))  # 0 is the module, 2 is `train`
+        layer_type = layers.recomputed(DenseLayer) if self.remat else DenseLayer
         x = images.astype(self.dtype)
         x = layers.conv(x, self.stem or 2 * self.growth_rate, 3, dtype=self.dtype, name="stem_conv")
-        plain = train and not (self.drop_rate or self.memory_efficient or self.is_initializing())
+        plain = train and not (self.drop_rate or self.remat or self.is_initializing())
         as_one = plain and ops.is_dense_block_fast(x)
         for block, depth in enumerate(self.blocks, start=1):
             if block > 1:
@@ -140,4 +138,4 @@ VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
         {"blocks": (12, 12, 12), "stem": 16, "bn_size": 0, "compression": 1.0},
     ),
 }
-OPTIONS: tuple[str, ...] = ("growth_rate", "bn_size", "drop_rate", "memory_efficient")
+OPTIONS: tuple[str, ...] = ("growth_rate", "bn_size", "drop_rate")

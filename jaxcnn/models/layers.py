@@ -90,7 +90,20 @@ def classifier(x: jax.Array, num_classes: int, *, dtype: DTypeLike) -> jax.Array
     """Mean over all positions, then one dense layer: `[B, H, W, C]` to float32 logits `[B, K]`."""
     x = jnp.mean(x, axis=(1, 2))
     logits = nn.Dense(num_classes, dtype=dtype, name="classifier")(x)
-    return logits.astype(jnp.float32)
+    return at_least_float32(logits)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Widens what has fewer bits; float64, which tests of exactness use, stays."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def recomputed(block: type[nn.Module]) -> type[nn.Module]:
+    """The block class, computed again in the backward pass: same numbers, less memory, more time.
+
+    Takes `(x, train)`, by position (Chen et al. 2016, arXiv:1604.06174).
+    """
+    return nn.remat(block, static_argnums=(2,))  # 0 is the module, 2 is `train`
 
 
 def check_images(images: jax.Array, network: str, smallest: int) -> None:

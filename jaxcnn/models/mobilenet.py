@@ -24,8 +24,11 @@ class SeparableBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features]`."""
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features]`.
+
+        `train` is positional for `nn.remat`.
+        """
         channels = x.shape[-1]
         x = layers.conv(
             x,
@@ -49,6 +52,7 @@ class MobileNet(nn.Module):
         stem_strides: Stride of the stem.
         width: Width multiplier alpha (sec. 3.3): every layer has int(alpha * channels) channels,
             and 8 at least.
+        remat: Recompute each block in the backward pass in place of keeping its arrays.
         num_classes: Number of classes, K.
         dtype: Compute dtype; parameters are float32.
     """
@@ -56,6 +60,7 @@ class MobileNet(nn.Module):
     blocks: tuple[tuple[int, int], ...]
     stem_strides: int
     width: float = 1.0
+    remat: bool = False
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
 
@@ -63,18 +68,19 @@ class MobileNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "mobilenet", smallest=1)
+        block_type = layers.recomputed(SeparableBlock) if self.remat else SeparableBlock
         x = images.astype(self.dtype)
         x = layers.conv(
             x, self.scaled(32), 3, strides=self.stem_strides, dtype=self.dtype, name="stem_conv"
         )
         x = layers.norm_relu(x, train=train, dtype=self.dtype, name="stem_norm")
         for index, (channels, strides) in enumerate(self.blocks, start=1):
-            x = SeparableBlock(
+            x = block_type(
                 features=self.scaled(channels),
                 strides=strides,
                 dtype=self.dtype,
                 name=f"block{index}",
-            )(x, train=train)
+            )(x, train)
         return layers.classifier(x, self.num_classes, dtype=self.dtype)
 
     def scaled(self, channels: int) -> int:

@@ -32,8 +32,11 @@ class ResidualBlock(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features * expansion]`."""
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features * expansion]`.
+
+        `train` is positional for `nn.remat`.
+        """
         out = self.features * self.expansion
         if self.bottleneck:
             plan = [(self.features, 1, 1), (self.features, 3, self.strides), (out, 1, 1)]
@@ -71,6 +74,7 @@ class ResNet(nn.Module):
         bottleneck: Bottleneck blocks with an expansion of 4.
         shortcut: "projection" or "padded", see ResidualBlock.
         plain: Leave out all shortcuts: the plain networks of the paper's figures 4 and 6.
+        remat: Recompute each block in the backward pass in place of keeping its arrays.
         num_classes: Number of classes, K.
         dtype: Compute dtype; parameters are float32.
     """
@@ -80,6 +84,7 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     shortcut: str = "projection"
     plain: bool = False
+    remat: bool = False
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
 
@@ -87,6 +92,7 @@ class ResNet(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "resnet", smallest=2 ** (len(self.blocks) - 1))
+        block_type = layers.recomputed(ResidualBlock) if self.remat else ResidualBlock
         x = images.astype(self.dtype)
         x = layers.conv(x, self.widths[0], 3, dtype=self.dtype, name="stem_conv")
         x = layers.norm_relu(x, train=train, dtype=self.dtype, name="stem_norm")
@@ -94,7 +100,7 @@ class ResNet(nn.Module):
             zip(self.blocks, self.widths, strict=True), start=1
         ):
             for block in range(1, blocks + 1):
-                x = ResidualBlock(
+                x = block_type(
                     features=width,
                     expansion=4 if self.bottleneck else 1,
                     bottleneck=self.bottleneck,
@@ -102,7 +108,7 @@ class ResNet(nn.Module):
                     strides=2 if stage > 1 and block == 1 else 1,
                     dtype=self.dtype,
                     name=f"stage{stage}_block{block}",
-                )(x, train=train)
+                )(x, train)
         return layers.classifier(x, self.num_classes, dtype=self.dtype)
 
 

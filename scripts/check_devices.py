@@ -1,0 +1,268 @@
+"""Shows that a training means the same on 1, 2, 4 and 8 devices, in one process and in several.
+
+python scripts/check_devices.py --steps 50           # writes docs/results/devices.json
+python scripts/check_devices.py --steps 3 --processes ''
+
+A small network of each family is trained in float64, where rounding cannot hide a mistake, on fake
+CPU devices: the rows that arrive on the devices must be the same, and each step's loss must agree
+with the single-device one to 1e-8. In float32 the first step's gradient must agree to 1e-5.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import launch_local
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILIES = ("lenet", "resnet", "densenet", "mobilenet")
+LOSS_LIMIT, GRADIENT_LIMIT = 1e-8, 1e-5
+BATCH, SIZE, EXAMPLES = 32, 16, 512
+
+
+def child(options: argparse.Namespace) -> None:
+    """Trains on devices of this process, or of all processes, and prints what happened as JSON."""
+    import jax
+
+    if options.coordinator:
+        from jaxcnn import processes
+
+        processes.initialize(options.coordinator, options.num_processes, options.process_id)
+    if options.stock:
+        from jaxcnn import ops
+
+        ops.conv_general_dilated = cast(Any, jax.lax.conv_general_dilated)
+    counts = [jax.device_count()] if options.coordinator else options.devices
+    for family in options.families:
+        for count in counts:
+            result = {"family": family, "devices": count, "processes": jax.process_count()}
+            result |= train(family, jax.devices()[:count], options.steps)
+            if jax.process_index() == 0:
+                print(json.dumps(result), flush=True)
+
+
+def network(family: str, dtype: Any) -> Any:
+    """Returns a small network of a family, with each kind of its layers."""
+    from jaxcnn.models.densenet import DenseNet
+    from jaxcnn.models.lenet import LeNet
+    from jaxcnn.models.mobilenet import MobileNet
+    from jaxcnn.models.resnet import ResNet
+
+    if family == "lenet":
+        return LeNet(dtype=dtype)
+    if family == "resnet":
+        return ResNet(blocks=(1, 1), widths=(8, 16), dtype=dtype)
+    if family == "densenet":
+        return DenseNet(blocks=(2, 2), growth_rate=4, dtype=dtype)
+    return MobileNet(blocks=((16, 1), (32, 2)), stem_strides=2, dtype=dtype)
+
+
+def train(family: str, devices: Any, count: int) -> dict[str, Any]:
+    """Returns losses of `count` float64 steps, rows of the batches, gradient of a float32 step."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxcnn import batches, parallel
+
+    mesh = parallel.data_mesh(devices)
+    order = batches.epoch_order(0, 0, EXAMPLES, BATCH)
+    order = np.resize(order, (count, BATCH))
+    # The first two values of an image are its number.
+    arrived = jax.jit(
+        lambda images: jnp.dot(images[:, 0, 0, :2].astype(int), jnp.array([1, 256])),
+        out_shardings=parallel.replicated(mesh),
+    )
+    losses, rows = [], []
+    with double_precision():
+        programs = create(network(family, jnp.float64), mesh)
+        state = programs.init()
+        for call in programs.calls(order):
+            rows.append(np.asarray(arrived(call.batch[0])).tolist())
+            state = programs.train(programs.begin_epoch(state), call)
+            losses.append(float(state.sums["loss"]) / BATCH)
+    programs = create(network(family, jnp.float32), mesh)
+    (call,) = programs.calls(order[:1])
+    state = programs.train(programs.init(), call)
+    # Before the first step the momentum is 0, after it it is the gradient.
+    gradient = [np.asarray(leaf) for leaf in jax.tree.leaves(state.opt_state)]
+    flat = np.concatenate([leaf.ravel() for leaf in gradient])
+    assert rows == order.tolist(), "other rows arrived than were sent"
+    return {"losses": losses, "rows": rows, "gradient": flat.tolist()}
+
+
+def create(model: Any, mesh: Any) -> Any:
+    """Returns the compiled programs for random images that carry their number."""
+    import numpy as np
+
+    from jaxcnn import augment, optim, programs
+    from jaxcnn.data import Dataset, Split
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (EXAMPLES, SIZE, SIZE, 3), dtype=np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(EXAMPLES) % 256, np.arange(EXAMPLES) // 256
+    split = Split(images, rng.integers(0, 10, EXAMPLES).astype(np.int32))
+    optimizer = optim.create(
+        name="sgd",
+        peak_lr=0.05,
+        momentum=0.9,
+        nesterov=True,
+        second_moment=0.999,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        schedule="constant",
+        warmup_epochs=0.0,
+        milestones=(),
+        decay_factor=0.1,
+        epochs=1,
+        steps_per_epoch=1,
+    )
+    return programs.Programs(
+        model=model,
+        optimizer=optimizer,
+        augment=augment.create(crop_padding=2, flip=True),
+        moments=augment.Moments((0.5,) * 3, (0.25,) * 3),
+        dataset=Dataset(split, split, tuple("abcdefghij"), "noise"),
+        mesh=mesh,
+        layout=programs.Layout(BATCH, BATCH),
+        label_smoothing=0.1,
+        ema_decay=0.0,
+        seed=0,
+    )
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """While entered, the training state is float64; the project itself always has float32."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxcnn import metrics, steps
+
+    create, zeros = steps.create_train_state, metrics.zeros
+
+    def widen(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+        )
+
+    steps.create_train_state = lambda *args, **kwargs: widen(create(*args, **kwargs))
+    metrics.zeros = lambda: widen(zeros())
+    try:
+        with jax.enable_x64(True):
+            yield
+    finally:
+        steps.create_train_state, metrics.zeros = create, zeros
+
+
+def run(
+    families: list[str],
+    devices: list[int],
+    steps: int,
+    process_counts: list[int],
+    stock: bool = False,
+) -> list[dict[str, Any]]:
+    """Returns the results of all device counts in one process, then of each process count x 2."""
+    settings = [f"--families={','.join(families)}", f"--steps={steps}", "--child"]
+    settings += ["--stock"] if stock else []
+    command = [sys.executable, str(Path(__file__).resolve()), *settings]
+    alone = subprocess.run(
+        [*command, f"--devices={','.join(map(str, devices))}"],
+        env=launch_local.environment(0, max(devices), False),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    results = [json.loads(line) for line in alone.stdout.splitlines()]
+    for count in process_counts:
+        processes = launch_local.start(count, command, devices=2)
+        outputs = [process.communicate()[0] for process in processes]
+        if any(process.returncode for process in processes):
+            raise SystemExit(f"a run of {count} processes failed:\n" + "\n".join(outputs))
+        results += [json.loads(line) for line in outputs[0].splitlines() if line[:1] == "{"]
+    return results
+
+
+def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns, for each result, how far it is from the family's single-device one."""
+    import numpy as np
+
+    rows = []
+    reference = {r["family"]: r for r in results if r["devices"] == r["processes"] == 1}
+    for result in results:
+        one = reference[result["family"]]
+        loss, loss_one = np.array(result["losses"]), np.array(one["losses"])
+        gradient, gradient_one = np.array(result["gradient"]), np.array(one["gradient"])
+        difference = np.linalg.norm(gradient - gradient_one) / np.linalg.norm(gradient_one)
+        rows.append(
+            {
+                "family": result["family"],
+                "processes": result["processes"],
+                "devices": result["devices"],
+                "steps": len(loss),
+                "same_rows": result["rows"] == one["rows"],
+                "loss_difference": float(np.max(np.abs(loss / loss_one - 1))),
+                "gradient_difference": float(difference),
+            }
+        )
+    return rows
+
+
+def is_the_same(row: dict[str, Any]) -> bool:
+    """Whether a row of `compare` is within the limits."""
+    return (
+        row["same_rows"]
+        and row["loss_difference"] <= LOSS_LIMIT
+        and row["gradient_difference"] <= GRADIENT_LIMIT
+    )
+
+
+def numbers(text: str) -> list[int]:
+    """Returns the numbers of "1,2,4"."""
+    return [int(part) for part in text.split(",") if part]
+
+
+def main() -> None:
+    """Runs everything, prints a table and writes the result; exits with 1 where it differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", type=lambda text: text.split(","), default=list(FAMILIES))
+    parser.add_argument("--devices", type=numbers, default=[1, 2, 4, 8])
+    parser.add_argument("--processes", type=numbers, default=[2, 4], help="with 2 devices each")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "devices.json")
+    parser.add_argument("--stock", action="store_true", help="XLA's convolutions: quick to compile")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--coordinator", help=argparse.SUPPRESS)
+    parser.add_argument("--num_processes", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--process_id", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options)
+        return
+    results = run(
+        options.families, options.devices, options.steps, options.processes, options.stock
+    )
+    rows = compare(results)
+    print("| network | processes | devices | steps | loss differs by | gradient differs by |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for row in rows:
+        print(
+            f"| {row['family']} | {row['processes']} | {row['devices']} | {row['steps']} "
+            f"| {row['loss_difference']:.0e} | {row['gradient_difference']:.0e} |"
+        )
+    content = {"jax": metadata.version("jax"), "cpu_count": os.cpu_count(), "rows": rows}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(content, indent=1) + "\n")
+    if not all(map(is_the_same, rows)):
+        raise SystemExit("a training differs between numbers of devices")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The examples for clusters, as far as they can be checked without one."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jaxcnn import config
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+SCRIPTS = sorted([*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.sbatch")])
+
+
+def test_there_is_an_example_for_each_kind_of_cluster():
+    names = {path.name for path in EXAMPLES.iterdir()}
+    assert names == {"one-host.sh", "slurm.sbatch", "tpu-slice.sh", "jobset.yaml"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_is_valid(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", str(path)], check=True)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_an_example_names_only_keys_and_configurations_that_exist(path):
+
+    text = path.read_text()
+    for key in re.findall(r"--config\.([\w.]+)=", text):
+        assert key in dict(config.walk()), key
+    files = re.findall(r"configs/\w+\.py", text)
+    assert files and all((EXAMPLES.parents[1] / file).is_file() for file in files)
+
+
+def test_the_job_set_has_what_jax_looks_for():
+    documents = list(yaml.safe_load_all((EXAMPLES / "jobset.yaml").read_text()))
+    assert [d["kind"] for d in documents] == ["ServiceAccount", "Role", "RoleBinding", "JobSet"]
+    account, role, binding, job_set = documents
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"][0]["name"] == account["metadata"]["name"]
+    (job,) = job_set["spec"]["replicatedJobs"]
+    job = job["template"]["spec"]
+    # JAX takes the number of processes from `parallelism`, and needs indices.
+    assert job["parallelism"] == job["completions"] > 1 and job["completionMode"] == "Indexed"
+    pod = job["template"]["spec"]
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+    assert pod["restartPolicy"] == "Never"  # else a pod would come back alone
+    mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    needed = {(r, v) for rule in role["rules"] for r in rule["resources"] for v in rule["verbs"]}
+    assert {("pods", "list"), ("jobs", "get"), ("services", "list")} <= needed

@@ -1,0 +1,116 @@
+"""Before the first step: memory, and what --dry_run says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import random_dataset
+
+from jaxcnn import config, loop, memory, ops
+from jaxcnn.errors import UserError
+from jaxcnn.models import resnet
+from jaxcnn.programs import Programs
+from jaxcnn.progress import Silence
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import launch_local  # noqa: E402 (a script, not a module of the package)
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """A configuration whose network compiles quickly."""
+    small = resnet.ResNet, {"blocks": (1,), "widths": (8,)}
+    monkeypatch.setitem(resnet.VARIANTS, "resnet20", small)
+    monkeypatch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
+    result = config.default_config()
+    result.dataset.name, result.model.name = "noise", "resnet20"
+    result.train.batch_size, result.train.eval_batch_size, result.train.epochs = 16, 10, 2
+    return result
+
+
+class Said(Silence):
+    """Keeps what is said."""
+
+    def __init__(self):
+        """Has heard nothing yet."""
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(settings, tmp_path):
+    report = Said()
+    settings.train.accumulate = 2
+    loop.dry_run(settings, random_dataset(), tmp_path / "run", report)
+    text = "\n".join(report.lines)
+    for expected in (
+        "devices: 1 x cpu (cpu), 1 process\n",
+        "batch: 16 images = 2 micro-batches of 1 devices x 8; evaluation: 10 = 1 x 10",
+        "batch norm: global, over 8 images",
+        "steps: 2 epochs x 3 = 6, 1 in one call; 0 images are left over",
+        "data: on each device",
+        "memory of each device: 0.00 GB of",
+    ):
+        assert expected in text, expected
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_finds_what_a_run_would(settings, tmp_path):
+    (tmp_path / "file").write_text("something else")
+    with pytest.raises(UserError, match="exists and is not a run folder"):
+        loop.dry_run(settings, random_dataset(), tmp_path, Said())
+
+
+def test_a_step_that_cannot_fit_is_refused_with_what_would(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda: 500_000)
+    with pytest.raises(UserError) as refused:
+        loop.fit(settings, random_dataset(), tmp_path / "run")
+    message = str(refused.value)
+    assert message.startswith("not enough memory for train.batch_size=16: a step needs about 0.00")
+    assert "train.accumulate=2, train.remat=True, model.dtype=bfloat16" in message
+    assert "\n" not in message
+
+
+def test_a_device_that_runs_out_of_memory_is_told_in_one_line(settings, tmp_path, monkeypatch):
+    def exhausted(programs, state, call):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(Programs, "train", exhausted)
+    with pytest.raises(UserError, match="not enough memory for train.batch_size=16: a step needs"):
+        loop.fit(settings, random_dataset(), tmp_path / "run")
+
+
+def test_an_estimate_has_the_parts_of_the_program():
+    x = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    add = jax.jit(lambda state, batch: state + batch.sum(), donate_argnums=0)
+    needed = memory.estimate(add.lower(x, x).compile(), batch_bytes=4000, data_bytes=7)
+    assert needed.fixed == 4000 + 7 and needed.growing >= 4000
+
+
+def test_the_largest_batch_is_a_multiple_that_fits():
+    needed = memory.Estimate(fixed=100, growing=64 * 10)
+    assert memory.largest_batch(needed, 64, 8, available=100 + 30 * 10) == 24
+    assert memory.largest_batch(needed, 64, 8, available=50) == 0
+    assert memory.largest_batch(needed, 64, 8, available=10_000) == 64
+
+
+def test_a_batch_that_does_not_divide_is_refused_on_the_command_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxcnn.main", f"--config={ROOT}/configs/lenet.py:digits"]
+        + ["--config.train.batch_size=100", "--dry_run"],
+        cwd=tmp_path,
+        env={**launch_local.environment(0, 8, False), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "error: train.batch_size=100 does not divide among 8 devices: the nearest that do: "
+        "96 or 104"
+    )
