@@ -56,6 +56,7 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     if spec["contender"] == "flax":
         ops.conv_general_dilated = cast(Any, lax.conv_general_dilated)
         ops.max_pool, ops.avg_pool = nn.max_pool, nn.avg_pool
+        ops.is_dense_block_fast = lambda x: False
         layers.BatchNorm = nn.BatchNorm  # type: ignore[misc,assignment]  # its fields are a subset
         options = {}
     before = peak_bytes()
@@ -87,11 +88,12 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     images, labels = map(jax.device_put, data())
     key = jax.random.key(1)
 
-    def train_step(state: Any, *arguments: Any) -> Any:
+    def train_step(state: Any, images: Any, labels: Any, indices: Any) -> Any:
         return steps.train_step(
             state,
             key,
-            *arguments,
+            images[indices],
+            labels[indices],
             model=model,
             optimizer=optimizer,
             augment=augment.create(crop_padding=4, flip=True),
