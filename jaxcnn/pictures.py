@@ -129,7 +129,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow's own conversion cuts 16 bits off at 255 in place of scaling them.
         values = np.asarray(image).astype(np.float64)
-        if values.min() < 0 or values.max() > 65535 or image.mode == "F":
+        if np.min(values) < 0 or np.max(values) > 65535 or image.mode == "F":
             raise Refused("pixels of more than 16 bits: save it with 8 or 16 bits a channel")
         return Image.fromarray(np.round(values / 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
