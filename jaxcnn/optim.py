@@ -58,6 +58,25 @@ def create(
     return Optimizer(direction, rate)
 
 
+def constant_sgd(peak_lr: float, weight_decay: float = 0.0) -> Optimizer:
+    """Returns SGD with Nesterov momentum 0.9 at one rate, for measurements and tests."""
+    return create(
+        name="sgd",
+        peak_lr=peak_lr,
+        momentum=0.9,
+        nesterov=True,
+        second_moment=0.999,
+        weight_decay=weight_decay,
+        clip_norm=0.0,
+        schedule="constant",
+        warmup_epochs=0.0,
+        milestones=(),
+        decay_factor=0.1,
+        epochs=1,
+        steps_per_epoch=1,
+    )
+
+
 def create_schedule(
     name: str,
     *,

@@ -61,21 +61,7 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
         options = {}
     before = peak_bytes()
     model = models.create(spec["network"], dtype=spec["dtype"])
-    optimizer = optim.create(
-        name="sgd",
-        peak_lr=0.01,
-        momentum=0.9,
-        nesterov=True,
-        second_moment=0.999,
-        weight_decay=5e-4,
-        clip_norm=0.0,
-        schedule="constant",
-        warmup_epochs=0,
-        milestones=(),
-        decay_factor=0.1,
-        epochs=1,
-        steps_per_epoch=IMAGES,
-    )
+    optimizer = optim.constant_sgd(0.01, weight_decay=5e-4)
     begin = time.perf_counter()
     state = jax.jit(
         lambda key: steps.create_train_state(

@@ -109,21 +109,7 @@ def create(model: Any, mesh: Any) -> Any:
     images = rng.integers(0, 256, (EXAMPLES, SIZE, SIZE, 3), dtype=np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(EXAMPLES) % 256, np.arange(EXAMPLES) // 256
     split = Split(images, rng.integers(0, 10, EXAMPLES).astype(np.int32))
-    optimizer = optim.create(
-        name="sgd",
-        peak_lr=0.05,
-        momentum=0.9,
-        nesterov=True,
-        second_moment=0.999,
-        weight_decay=0.0,
-        clip_norm=0.0,
-        schedule="constant",
-        warmup_epochs=0.0,
-        milestones=(),
-        decay_factor=0.1,
-        epochs=1,
-        steps_per_epoch=1,
-    )
+    optimizer = optim.constant_sgd(0.05)
     return programs.Programs(
         model=model,
         optimizer=optimizer,

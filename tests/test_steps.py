@@ -16,21 +16,7 @@ NO_AUGMENT = augment.create(crop_padding=0, flip=False)
 
 
 def _optimizer(peak_lr=0.05):
-    return optim.create(
-        name="sgd",
-        peak_lr=peak_lr,
-        momentum=0.9,
-        nesterov=True,
-        second_moment=0.999,
-        weight_decay=0.0,
-        clip_norm=0.0,
-        schedule="constant",
-        warmup_epochs=0.0,
-        milestones=(),
-        decay_factor=0.1,
-        epochs=1,
-        steps_per_epoch=1,
-    )
+    return optim.constant_sgd(peak_lr)
 
 
 def _programs(dataset, *, model=SMALL["resnet"], eval_batch_size=10, ema_decay=0.0, seed=0):
