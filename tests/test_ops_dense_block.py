@@ -14,7 +14,7 @@ import pytest
 
 from jaxcnn import ops
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.ops import dense_passes
+from jaxcnn.ops import dense_stages
 from jaxcnn.ops.dense_layers import patches, shifted_sum
 
 EPSILON = 1e-5
@@ -96,7 +96,7 @@ one_operation = functools.partial(ops.dense_block, epsilon=EPSILON)
 def test_it_is_the_block_layer_by_layer(
     batch: int, height: int, width: int, bottleneck: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense_passes, "images_in_chunk", lambda *_: 2)  # Some batches leave a rest.
+    monkeypatch.setattr(dense_stages, "images_in_chunk", lambda *_: 2)  # Some batches leave a rest.
     with jax.enable_x64(True):
         x, weights = pixels(batch, height, width, 5), make(5, 3, 4, bottleneck)
         ours = values_and_gradients(one_operation, x, weights)
@@ -186,9 +186,9 @@ def test_a_sharded_batch_is_not_gathered_and_reduced_once_a_stage() -> None:
     import sys; sys.path.insert(0, "tests")
     import jax, jax.numpy as jnp, numpy as np, re
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from jaxcnn.ops import dense_passes
+    from jaxcnn.ops import dense_stages
     from test_ops_dense_block import make, one_operation, pixels
-    dense_passes.images_in_chunk = lambda *_: 2
+    dense_stages.images_in_chunk = lambda *_: 2
     x, weights = pixels(40, 8, 8, 5, dtype="f"), make(5, 2, 4, 8, "f")
     loss = lambda weights, x: jnp.sum(one_operation(x, weights)[0] ** 2)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
