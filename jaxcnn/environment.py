@@ -83,7 +83,7 @@ def keep_freed_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     mmap_max, trim_threshold, arena_max = -4, -1, -8  # names and numbers from malloc.h
     # One arena: only the main one grows without mmap.
-    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (arena_max, 1)):
+    for option, value in ((mmap_max, 0), (trim_threshold, -1), (arena_max, 1)):
         mallopt(option, value)
 
 

@@ -72,14 +72,16 @@ def test_pooling_scatters_on_accelerators_only() -> None:
     assert "select_and_scatter" in lowered(gradient, x, platform="tpu")
 
 
-def test_a_sharded_batch_is_not_gathered() -> None:
+@pytest.mark.parametrize("winograd_channels", [16, 128])
+def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     """In a child process, which alone can have 8 devices."""
     program = """
-    import jax, jax.numpy as jnp, numpy as np, re
+    import jax, jax.numpy as jnp, numpy as np, re, sys
     from jax.sharding import NamedSharding, PartitionSpec as P
     from jaxcnn import ops
     from jaxcnn.ops import algorithms
     algorithms.chunk_size = lambda *_: 2  # Several chunks on each device, and not of equal size.
+    algorithms.WINOGRAD_CHANNELS = algorithms.WINOGRAD_GRADIENT_CHANNELS = int(sys.argv[1])
 
     def loss(kernels, x):
         plan = ((1, 1), (1, 1), (2, 1), (1, 32), (1, 1))
@@ -107,7 +109,7 @@ def test_a_sharded_batch_is_not_gathered() -> None:
     print("passed")
     """
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program), str(winograd_channels)],
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
         capture_output=True,
         text=True,

@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import depthwise, patches, pointwise, winograd
+from jaxcnn.ops import depthwise, exchanged, patches, pointwise, winograd
 from jaxcnn.ops.chunks import chunk_size, map_chunks, sum_chunks
-from jaxcnn.ops.geometry import Geometry, height_width
+from jaxcnn.ops.geometry import Geometry, Pads, height_width
 from jaxcnn.ops.widening import Widening
 
-# Below this many channels on either side, Winograd's 16 products are too thin to pay for the tile
-# transforms: 48 -> 12 channels at 32x32 took 52 ms against XLA's 34 (2 cores of an EPYC, jax
-# 0.10.2, batch 128, best of 7).
-_WINOGRAD_CHANNELS = 32
+# Below these many channels on either side, Winograd's 16 products are too thin to pay for the tile
+# transforms. MEASURE
+WINOGRAD_CHANNELS = 128
+WINOGRAD_GRADIENT_CHANNELS = 256
+_WINOGRAD_BYTES = 16 << 20
 
 _WIDENED_CHANNELS = 100
 
@@ -22,9 +23,9 @@ def _compute_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _is_winograd(geometry: Geometry, channels: int, features: int) -> bool:
-    dense3x3 = geometry.kernel_size == (3, 3) and geometry.strides == (1, 1)
-    return dense3x3 and not geometry.depthwise and min(channels, features) >= _WINOGRAD_CHANNELS
+def _is_dense3x3(geometry: Geometry) -> bool:
+    spatial = geometry.kernel_size == (3, 3) and geometry.strides == (1, 1)
+    return spatial and not geometry.depthwise
 
 
 def _is_widened(geometry: Geometry, channels: int, features: int) -> bool:
@@ -38,7 +39,7 @@ def _is_widened(geometry: Geometry, channels: int, features: int) -> bool:
 
 def _winograd_chunk(batch: int, geometry: Geometry, channels: int, itemsize: int) -> int:
     rows, columns = winograd.tile_counts(geometry.output_size)
-    return chunk_size(batch, 16 * rows * columns * channels * itemsize)
+    return chunk_size(batch, 16 * rows * columns * channels * itemsize, _WINOGRAD_BYTES)
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:
@@ -60,7 +61,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
         )
     if pointwise.applies(geometry):
         return pointwise.forward(x.astype(dtype), weights, strides).astype(x.dtype)
-    if _is_winograd(geometry, channels, features):
+    if _is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_CHANNELS:
         transformed = winograd.transform_kernel(weights)
         images = _winograd_chunk(batch, geometry, max(channels, features), dtype.itemsize)
         return map_chunks(
@@ -73,16 +74,24 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
         wide = Widening(geometry)
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
     # XLA's forward convolution is a good one, as long as nothing is dilated, reversed or
-    # transposed; what is slow is how it differentiates it. With negative padding, which gradients
-    # need, its CPU path reads memory that was never written (jax 0.10.2): crop beforehand.
-    x = x.astype(dtype)
-    if min(low_or_high for pads in padding for low_or_high in pads) < 0:
-        config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
-        x, padding = lax.pad(x, jnp.zeros((), dtype), config), ((0, 0), (0, 0))
+    # transposed; what is slow is how it differentiates it.
+    cropped, padding = _cropped(x.astype(dtype), padding)
     y = lax.conv_general_dilated(
-        x, weights, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        cropped, weights, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return y.astype(kernel.dtype)
+    return y.astype(x.dtype)
+
+
+def _cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
+    """The images and the padding that is left, none of it negative.
+
+    With negative padding, which gradients need, XLA's convolution on the CPU reads memory that was
+    never written (jax 0.10.2).
+    """
+    if min(low_or_high for pads in padding for low_or_high in pads) >= 0:
+        return x, padding
+    config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), config), ((0, 0), (0, 0))
 
 
 def input_gradient(
@@ -180,7 +189,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
         return gradient.reshape(*geometry.kernel_size, 1, features).astype(x.dtype)
     if pointwise.applies(geometry):
         return pointwise.kernel_gradient(x.astype(dtype), dy.astype(dtype), strides).astype(x.dtype)
-    if _is_winograd(geometry, channels, features):
+    if _is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS:
         images = _winograd_chunk(batch, geometry, max(channels, features), dtype.itemsize)
         gradient = sum_chunks(
             lambda c, d: winograd.kernel_gradient(c.astype(dtype), d.astype(dtype), padding),
@@ -193,21 +202,15 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
         wide = Widening(geometry)
         gradient = kernel_gradient(wide.images(x), wide.output_gradient(dy), wide.geometry, shards)
         return wide.kernel_gradient(gradient, channels, features)
-    if strides == (1, 1) and features < channels:
-        # Patches of the gradient, which has fewer channels: a third of the time at 160 -> 12
-        # channels, 32x32 (226 ms against 691; device and versions as above).
-        back = geometry.reversed()
-        images = chunk_size(batch, height_width_product(x) * taps * features * dtype.itemsize)
-        gradient = sum_chunks(
-            lambda c, d: patches.kernel_gradient(
-                d.astype(dtype), c.astype(dtype), geometry.kernel_size, strides, back.padding
-            ),
-            (x, dy),
-            images,
-            shards,
-        )
-        gradient = gradient.reshape(*geometry.kernel_size, features, channels)
-        return _exchange(gradient, False).astype(x.dtype)
+    if strides == (1, 1):
+        # The side with fewer channels is taken as the images, so that the product's rows are long.
+        if features < channels:
+            back = geometry.reversed()
+            dy, pads = _cropped(dy.astype(dtype), back.padding)
+            flipped = exchanged.kernel_gradient(dy, x.astype(dtype), pads)
+            return _exchange(flipped, False).astype(x.dtype)
+        x_, pads = _cropped(x.astype(dtype), padding)
+        return exchanged.kernel_gradient(x_, dy.astype(dtype), pads).astype(x.dtype)
     images = chunk_size(batch, height_width_product(dy) * taps * channels * dtype.itemsize)
     gradient = sum_chunks(
         lambda c, d: patches.kernel_gradient(

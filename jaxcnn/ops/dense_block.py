@@ -33,7 +33,8 @@ def dense_block(x: jax.Array, weights: Weights, epsilon: float) -> tuple[jax.Arr
     Args:
       x: `[B, H, W, C]`.
       weights: for each layer "norm2" ("scale" and "bias") and "conv2" ("kernel", `[3, 3, F, k]`,
-        stride 1, padding 1); with a bottleneck "norm1" and "conv1" (`[1, 1, C', F]`) before.
+        stride 1, padding 1); with a bottleneck "norm1" and "conv1" (`[1, 1, C', F]`) before. All
+        have or lack it, with the same k and F.
       epsilon: added to the variances.
 
     Returns:
@@ -42,13 +43,15 @@ def dense_block(x: jax.Array, weights: Weights, epsilon: float) -> tuple[jax.Arr
     """
     features, saved = _block(x, list(weights), epsilon)
     saved = lax.stop_gradient(saved)
-    inner = iter(saved.inner)
     statistics = []
     channels = x.shape[3]
-    for layer in weights:
+    for number, layer in enumerate(weights):
         known = saved.features.first(channels)
-        both = {"norm1": known, "norm2": next(inner)} if "conv1" in layer else {"norm2": known}
-        statistics.append(both)
+        if saved.inner is None:
+            statistics.append({"norm2": known})
+        else:
+            inner = Moments(*(array[number] for array in saved.inner))
+            statistics.append({"norm1": known, "norm2": inner})
         channels += layer["conv2"]["kernel"].shape[3]
     return features, statistics
 

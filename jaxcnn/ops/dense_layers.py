@@ -43,13 +43,13 @@ class Saved(NamedTuple):
 
     Attributes:
         features: Moments of all channels of the block.
-        bottlenecks: For each layer with a bottleneck its output, `[B, H, W, F]`.
-        inner: Moments of each of the bottlenecks.
+        bottlenecks: The output of each layer's bottleneck, `[L, B, H, W, F]`; None without.
+        inner: Moments of the bottlenecks, `[L, F]` each; None without.
     """
 
     features: Moments
-    bottlenecks: list[jax.Array]
-    inner: list[Moments]
+    bottlenecks: jax.Array | None
+    inner: Moments | None
 
 
 class Norm(NamedTuple):
@@ -96,22 +96,40 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def take(array: jax.Array, start: Any, images: int, low: int, high: int) -> jax.Array:
-    """Channels low to high of some images of each device, `[S, images * H * W, high - low]`."""
-    *shards, _, height, width, _ = array.shape
-    zeros = (0,) * len(shards)
-    part = lax.dynamic_slice(
-        array, (*zeros, start, 0, 0, low), (*shards, images, height, width, high - low)
-    )
-    return part.reshape(*shards, -1, high - low).astype(wide(array.dtype))
+class Part(NamedTuple):
+    """Where in an array of pixels, `[S, N, H, W, C]`, a stage reads or writes.
 
+    Attributes:
+        array: The pixels.
+        image: First image of each device.
+        channel: First channel.
+    """
 
-def put(array: jax.Array, pixels: jax.Array, start: Any, low: int) -> jax.Array:
-    """The array with `[S, images * H * W, C]` written to its channels from `low` on."""
-    *shards, _, height, width, _ = array.shape
-    zeros = (0,) * len(shards)
-    part = pixels.reshape(*shards, -1, height, width, pixels.shape[-1]).astype(array.dtype)
-    return lax.dynamic_update_slice(array, part, (*zeros, start, 0, 0, low))
+    array: jax.Array
+    image: Any = 0
+    channel: Any = 0
+
+    def take(self, start: Any, images: int, channels: int) -> jax.Array:
+        """Some images of each device, `[S, images * H * W, channels]`, in a wide dtype."""
+        *shards, _, height, width, _ = self.array.shape
+        sizes = (*shards, images, height, width, channels)
+        part = lax.dynamic_slice(self.array, self._begin(start), sizes)
+        return part.reshape(*shards, -1, channels).astype(wide(self.array.dtype))
+
+    def put(self, pixels: jax.Array, start: Any) -> jax.Array:
+        """The array with `[S, images * H * W, channels]` written to it."""
+        *shards, _, height, width, _ = self.array.shape
+        part = pixels.reshape(*shards, -1, height, width, pixels.shape[-1])
+        part = part.astype(self.array.dtype)
+        return lax.dynamic_update_slice(self.array, part, self._begin(start))
+
+    def of(self, array: jax.Array) -> "Part":
+        """The same place in another array."""
+        return self._replace(array=array)
+
+    def _begin(self, start: Any) -> tuple[Any, ...]:
+        zeros = (0,) * (self.array.ndim - 4)
+        return (*zeros, self.image + start, 0, 0, self.channel)
 
 
 def walk(body: Callable[[Any, Any, int], Any], carry: Any, images: int, size: int) -> Any:
@@ -125,9 +143,9 @@ def walk(body: Callable[[Any, Any, int], Any], carry: Any, images: int, size: in
     return body(carry, count * size, rest) if rest else carry
 
 
-def images_in_chunk(array: jax.Array, channels: int) -> int:
+def images_in_chunk(array: jax.Array, images: int, channels: int) -> int:
     """Images of each device whose intermediate arrays of so many channels fit into the cache."""
-    images, height, width, _ = array.shape[-4:]
+    _, height, width, _ = array.shape[-4:]
     return chunk_size(images, height * width * channels * wide(array.dtype).itemsize)
 
 

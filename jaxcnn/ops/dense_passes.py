@@ -1,7 +1,13 @@
 """The forward and the backward pass of a dense block on the CPU; see `dense_layers`.
 
 A layer is one stage or two. The last has a 3x3 kernel; a bottleneck is a 1x1 before.
+
+Layers whose input channels differ by little are the turns of one loop: their kernels and norms are
+filled up with zeros to the width of the last, so that one compiled body serves all of them.
 """
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +16,7 @@ from jax import lax
 from jaxcnn.ops.dense_layers import (
     Moments,
     Norm,
+    Part,
     Pending,
     Saved,
     Weights,
@@ -21,31 +28,101 @@ from jaxcnn.ops.dense_layers import (
 )
 from jaxcnn.ops.dense_stages import Output, Stage, moments
 
+# Of the input channels within a group, the last over the first. MEASURE
+_WIDEST = 1.3
+
+Gradients = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class Group(NamedTuple):
+    """Layers of one loop.
+
+    Attributes:
+        layers: Their weights.
+        numbers: Each layer's place in the block, from 0 on, `[G]`.
+        channels: Input channels of the last.
+    """
+
+    layers: Weights
+    numbers: jax.Array
+    channels: int
+
+    def stacked(self, dtype: Any) -> dict[str, Any]:
+        """The weights of all layers, filled up with zeros, with a leading axis G."""
+
+        def flat(layer: dict[str, dict[str, jax.Array]]) -> dict[str, Any]:
+            named = {**layer, "conv2": flat_kernel(layer["conv2"]["kernel"], dtype)}
+            if "conv1" in layer:
+                named["conv1"] = layer["conv1"]["kernel"][0, 0].astype(dtype)
+            first = "1" if "conv1" in layer else "2"
+            for name in (f"norm{first}", f"conv{first}"):
+                named[name] = jax.tree.map(self._filled, named[name])
+            return named
+
+        return jax.tree.map(lambda *each: jnp.stack(each), *map(flat, self.layers))
+
+    def _filled(self, array: jax.Array) -> jax.Array:
+        missing = self.channels - array.shape[0]
+        return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+
+def groups(channels: int, weights: Weights) -> Iterator[Group]:
+    """The block's layers, in order, in as few groups as `_WIDEST` allows."""
+    k = weights[0]["conv2"]["kernel"].shape[3]
+    begin = 0
+    while begin < len(weights):
+        most = int(_WIDEST * (channels + begin * k))
+        end = min(len(weights), begin + (most - channels - begin * k) // k + 1)
+        yield Group(weights[begin:end], jnp.arange(begin, end), channels + (end - 1) * k)
+        begin = end
+
 
 def forward(
     x: jax.Array, weights: Weights, epsilon: float, shards: int = 1
 ) -> tuple[jax.Array, Saved]:
-    """Returns the block's features, `[B, H, W, C + layers * k]`, and what is to be saved."""
-    dtype = wide(x.dtype)
-    new = sum(layer["conv2"]["kernel"].shape[3] for layer in weights)
+    """Returns the block's features, `[B, H, W, C + L * k]`, and what is to be saved."""
+    channels, count = x.shape[3], len(weights)
+    k = weights[0]["conv2"]["kernel"].shape[3]
     split = _split(x, shards)
-    pixels = split.reshape(*split.shape[:-4], -1, x.shape[3]).astype(dtype)
-    known = moments(totals(pixels), totals(pixels, pixels), x.size // x.shape[3])
+    images = split.shape[-4]
+    pixels = split.reshape(*split.shape[:-4], -1, channels).astype(wide(x.dtype))
+    known = moments(totals(pixels), totals(pixels, pixels), x.size // channels)
+    known = Moments(*(jnp.pad(array, (0, count * k)) for array in known))
     features = lax.pad(
-        split, jnp.zeros((), x.dtype), [(0, 0, 0)] * (split.ndim - 1) + [(0, new, 0)]
+        split, jnp.zeros((), x.dtype), [(0, 0, 0)] * (split.ndim - 1) + [(0, count * k, 0)]
     )
-    bottlenecks, inner = [], []
-    for layer in weights:
-        bottleneck = None
-        if "conv1" in layer:
-            stage = _pointwise(layer, known, epsilon)
-            empty = jnp.zeros((*features.shape[:-1], stage.features), x.dtype)
-            bottleneck, bottleneck_moments = stage.forward(features, empty)
-            bottlenecks.append(bottleneck.reshape(*x.shape[:3], -1))
-            inner.append(bottleneck_moments)
-        stage = _spatial(layer, inner[-1] if "conv1" in layer else known, epsilon, len(known.mean))
-        features, added = stage.forward(bottleneck, features)
-        known = Moments(*(jnp.concatenate(pair) for pair in zip(known, added, strict=True)))
+    bottlenecks = None
+    if "conv1" in weights[0]:
+        *lead, _, height, width, _ = split.shape
+        inner_channels = weights[0]["conv1"]["kernel"].shape[3]
+        bottlenecks = jnp.zeros((*lead, count * images, height, width, inner_channels), x.dtype)
+
+    def layer(carry: Any, turn: Any) -> Any:
+        features, known, bottlenecks = carry
+        layer, number = turn
+        at = channels + number * k
+        source, inner = None, known
+        if bottlenecks is not None:
+            source = Part(bottlenecks, number * images)
+            stage = _stage(layer, 1, known, epsilon, images)
+            bottlenecks, inner = stage.forward(Part(features), source)
+            source = source.of(bottlenecks)
+        stage = _stage(layer, 2, inner, epsilon, images)
+        features, added = stage.forward(source, Part(features, channel=at))
+        known = Moments(
+            *(lax.dynamic_update_slice(*pair, (at,)) for pair in zip(known, added, strict=True))
+        )
+        return (features, known, bottlenecks), None if bottlenecks is None else inner
+
+    carry, found = (features, known, bottlenecks), []
+    for group in groups(channels, weights):
+        carry, inner = lax.scan(layer, carry, (group.stacked(known.mean.dtype), group.numbers))
+        found.append(inner)
+    features, known, bottlenecks = carry
+    inner = None
+    if bottlenecks is not None:
+        inner = jax.tree.map(lambda *each: jnp.concatenate(each), *found)
+        bottlenecks = _layers_first(bottlenecks, count, images)
     return features.reshape(*x.shape[:3], -1), Saved(known, bottlenecks, inner)
 
 
@@ -59,42 +136,50 @@ def backward(
 ) -> tuple[jax.Array, Weights]:
     """Returns the gradients of the block's input and of the weights, from that of `features`."""
     values, into = _split(features, shards), _split(gradient, shards)
-    mean = saved.features.mean
-    pending = Pending(jnp.zeros_like(mean), jnp.zeros_like(mean))
-    bottlenecks, inner = list(saved.bottlenecks), list(saved.inner)
-    channels, gradients = features.shape[3], []
-    for layer in reversed(weights):
-        k = layer["conv2"]["kernel"].shape[3]
-        end, channels = channels, channels - k
-        output: Output = (
-            values,
-            None,
-            Pending(*(p[channels:end] for p in pending)),
-            mean[channels:end],
-        )
-        known = saved.features.first(channels)
-        if "conv1" in layer:
-            z, z_moments = _split(bottlenecks.pop(), shards), inner.pop()
-            stage = _spatial(layer, z_moments, epsilon, channels)
-            output = (values, into, *output[2:])
-            dz, spatial_grads, z_pending = stage.gradient(output, z, jnp.zeros_like(z))
-            stage = _pointwise(layer, known, epsilon)
-            into, pointwise_grads, left = stage.gradient(
-                (z, dz, z_pending, z_moments.mean), values, into
-            )
-            grads = _named(1, pointwise_grads, layer) | _named(2, spatial_grads, layer)
-        else:
-            stage = _spatial(layer, known, epsilon, channels)
-            into, spatial_grads, left = stage.gradient(output, values, into)
-            grads = _named(2, spatial_grads, layer)
-        pending = pending.add(left)
-        gradients.append(grads)
+    mean, images = saved.features.mean, values.shape[-4]
+    k = weights[0]["conv2"]["kernel"].shape[3]
+    channels = features.shape[3] - len(weights) * k
+    bottlenecks = saved.bottlenecks
+    dz = None
+    if bottlenecks is not None:
+        bottlenecks = _images_first(bottlenecks, images)
+        dz = jnp.zeros((*values.shape[:-1], bottlenecks.shape[-1]), features.dtype)
+
+    def layer(carry: Any, turn: Any) -> Any:
+        into, dz, pending = carry
+        layer, number, inner = turn
+        at = channels + number * k
+        own = Pending(*(lax.dynamic_slice(array, (at,), (k,)) for array in pending))
+        own_mean = lax.dynamic_slice(mean, (at,), (k,))
+        output = Output(Part(values, channel=at), None, own, own_mean)
+        if bottlenecks is None:
+            stage = _stage(layer, 2, saved.features, epsilon, images)
+            into, spatial, left = stage.gradient(output, Part(values), into, True)
+            return (into, dz, pending.add(left)), (spatial,)
+        z = Part(bottlenecks, number * images)
+        stage = _stage(layer, 2, inner, epsilon, images)
+        output = output._replace(gradient=output.values.of(into))
+        dz, spatial, left = stage.gradient(output, z, dz, False)
+        stage = _stage(layer, 1, saved.features, epsilon, images)
+        output = Output(z, Part(dz), left, inner.mean)
+        into, pointwise, left = stage.gradient(output, Part(values), into, True)
+        return (into, dz, pending.add(left)), (spatial, pointwise)
+
+    carry = (into, dz, Pending(jnp.zeros_like(mean), jnp.zeros_like(mean)))
+    gradients: list[dict[str, dict[str, jax.Array]]] = []
+    for group in reversed(list(groups(channels, weights))):
+        inner = jax.tree.map(lambda array, n=group.numbers: array[n], saved.inner)
+        turns = (group.stacked(mean.dtype), group.numbers, inner)
+        carry, found = lax.scan(layer, carry, turns, reverse=True)
+        gradients = [
+            _named(jax.tree.map(lambda array, i=i: array[i], found), weights)
+            for i, weights in enumerate(group.layers)
+        ] + gradients
+    into, _, pending = carry
     pixels = values[..., :channels].astype(mean.dtype)
-    constant, factor, centre = (
-        along(pixels, array[:channels]) for array in (*pending, saved.features.mean)
-    )
+    constant, factor, centre = (along(pixels, array[:channels]) for array in (*pending, mean))
     dx = (into[..., :channels] + constant + factor * (pixels - centre)).astype(into.dtype)
-    return dx.reshape(*features.shape[:3], channels), gradients[::-1]
+    return dx.reshape(*features.shape[:3], channels), gradients
 
 
 def _split(array: jax.Array, shards: int) -> jax.Array:
@@ -104,30 +189,39 @@ def _split(array: jax.Array, shards: int) -> jax.Array:
     return array.reshape(shards, -1, *array.shape[1:])
 
 
-def _pointwise(layer: dict[str, dict[str, jax.Array]], known: Moments, epsilon: float) -> Stage:
-    norm = Norm.create(layer["norm1"], known, epsilon)
-    kernel = layer["conv1"]["kernel"][0, 0].astype(norm.a.dtype)
-    return Stage(norm, kernel, False, 0, kernel.shape[1])
+def _layers_first(array: jax.Array, count: int, images: int) -> jax.Array:
+    """`[S, L * N, ...]` as `[L, S * N, ...]`."""
+    *shards, _, height, width, channels = array.shape
+    split = array.reshape(-1, count, images, height, width, channels)
+    return split.swapaxes(0, 1).reshape(count, -1, height, width, channels)
 
 
-def _spatial(
-    layer: dict[str, dict[str, jax.Array]], known: Moments, epsilon: float, begin: int
+def _images_first(array: jax.Array, images: int) -> jax.Array:
+    """The inverse of `_layers_first`; without the axis S if there is one device."""
+    count, batch, *rest = array.shape
+    split = array.reshape(count, -1, images, *rest).swapaxes(0, 1)
+    return split.reshape(*([] if batch == images else [batch // images]), count * images, *rest)
+
+
+def _stage(
+    layer: dict[str, Any], number: int, known: Moments, epsilon: float, images: int
 ) -> Stage:
-    norm = Norm.create(layer["norm2"], known, epsilon)
-    kernel = layer["conv2"]["kernel"]
-    return Stage(norm, flat_kernel(kernel, norm.a.dtype), True, begin, kernel.shape[3])
+    """Stage 1 (bottleneck) or 2 (3x3) of a layer from `Group.stacked`."""
+    kernel = layer[f"conv{number}"]
+    norm = Norm.create(layer[f"norm{number}"], known.first(kernel.shape[0]), epsilon)
+    return Stage(norm, kernel, number == 2, images)
 
 
 def _named(
-    number: int,
-    gradients: tuple[jax.Array, jax.Array, jax.Array],
-    layer: dict[str, dict[str, jax.Array]],
+    found: tuple[Gradients, ...], layer: dict[str, dict[str, jax.Array]]
 ) -> dict[str, dict[str, jax.Array]]:
-    """Gradients of one stage under the names, and in the shapes and dtypes, of its weights."""
-    kernel, scale, bias = gradients
-    norm, conv = f"norm{number}", f"conv{number}"
-    like = layer[conv]["kernel"]
-    kernel = square_kernel(kernel, like) if number == 2 else kernel.reshape(like.shape)
-    named = {norm: {"scale": scale, "bias": bias}, conv: {"kernel": kernel}}
-    weights = {norm: layer[norm], conv: layer[conv]}
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), named, weights)
+    """A layer's gradients under the names, and in the shapes and dtypes, of its weights."""
+    named = {}
+    for number, (kernel, scale, bias) in zip((2, 1), found, strict=False):
+        like = layer[f"conv{number}"]["kernel"]
+        c = like.shape[2]
+        kernel = kernel[:c]
+        kernel = square_kernel(kernel, like) if number == 2 else kernel.reshape(like.shape)
+        named[f"norm{number}"] = {"scale": scale[:c], "bias": bias[:c]}
+        named[f"conv{number}"] = {"kernel": kernel}
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), named, layer)

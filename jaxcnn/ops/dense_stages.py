@@ -3,6 +3,7 @@
 It reads the first channels of one array and writes some channels of another; see `dense_layers`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,20 +13,33 @@ from jax import lax
 from jaxcnn.ops.dense_layers import (
     Moments,
     Norm,
+    Part,
     Pending,
     along,
     images_in_chunk,
     outer,
     patches,
     product,
-    put,
     shifted_sum,
-    take,
     totals,
     walk,
 )
 
-Output = tuple[jax.Array, jax.Array | None, Pending, jax.Array]
+
+class Output(NamedTuple):
+    """What a gradient begins with.
+
+    Attributes:
+        values: Where the stage's output lies.
+        gradient: Where its gradient lies; None for where the input's gradient is added.
+        pending: What has not been added to that gradient yet, `[F]`.
+        means: Means of the output's channels, `[F]`.
+    """
+
+    values: Part
+    gradient: Part | None
+    pending: Pending
+    means: jax.Array
 
 
 class Stage(NamedTuple):
@@ -35,94 +49,103 @@ class Stage(NamedTuple):
         norm: Of the input channels, [C].
         kernel: `[C, F]`, or `[C, 9 F]` for a 3x3 convolution.
         is_spatial: Whether the kernel is 3x3.
-        begin: First channel of the output in its array.
-        features: Output channels, F.
+        images: Images of each device.
     """
 
     norm: Norm
     kernel: jax.Array
     is_spatial: bool
-    begin: int
-    features: int
+    images: int
 
     @property
     def channels(self) -> int:
         """Input channels, C."""
         return self.kernel.shape[0]
 
-    def forward(self, source: jax.Array | None, target: jax.Array) -> tuple[jax.Array, Moments]:
-        """Returns `target` with the output written to it, and the output's moments.
+    @property
+    def features(self) -> int:
+        """Output channels, F."""
+        return self.kernel.shape[1] // (9 if self.is_spatial else 1)
 
-        The input is read from `source`, or from `target` itself where that is None.
+    def forward(self, source: Part | None, target: Part) -> tuple[jax.Array, Moments]:
+        """Returns the array of `target` with the output written to it, and the output's moments.
+
+        The input is read from `source`, or from the first channels of `target` where that is None.
         """
-        *shards, images, height, width, _ = target.shape
+        *shards, _, height, width, _ = target.array.shape
 
         def body(carry: Any, start: Any, n: int) -> Any:
-            target, sums, squares = carry
-            x = take(target if source is None else source, start, n, 0, self.channels)
+            array, sums, squares = carry
+            x = (source or Part(array)).take(start, n, self.channels)
             y = product(self.norm.relu(x), self.kernel)
             if self.is_spatial:
                 y = shifted_sum(y, (height, width))
-            y = y.astype(target.dtype).astype(y.dtype)
-            return put(target, y, start, self.begin), sums + totals(y), squares + totals(y, y)
+            y = y.astype(array.dtype).astype(y.dtype)
+            return target.of(array).put(y, start), sums + totals(y), squares + totals(y, y)
 
         zeros = jnp.zeros((*shards, self.features), self.kernel.dtype)
-        size = images_in_chunk(target, sum(self.kernel.shape))
-        target, sums, squares = walk(body, (target, zeros, zeros), images, size)
-        return target, moments(sums, squares, target.size // target.shape[-1])
+        size = images_in_chunk(target.array, self.images, sum(self.kernel.shape))
+        array, sums, squares = walk(body, (target.array, zeros, zeros), self.images, size)
+        return array, moments(sums, squares, self._pixels(target.array))
 
     def gradient(
-        self,
-        output: Output,
-        source: jax.Array,
-        into: jax.Array,
+        self, output: Output, source: Part, into: jax.Array, is_added: bool
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array], Pending]:
-        """Adds the gradient of the input to `into`, but for a part left pending.
+        """Writes the gradient of the input to `into`, but for a part left pending.
 
         Args:
-          output: values and gradient of the array of the output; what is pending for the gradient
-            of the output's channels, and their means. A gradient of None is `into` itself.
-          source: the array of the input.
-          into: gradient of the array of the input.
+          output: of this stage.
+          source: where the input lies.
+          into: array of the input's gradient, written from its first image and channel on.
+          is_added: whether to what `into` holds, or in its place.
 
         Returns:
           `into`; the gradients of kernel, scale and bias; what is pending for the input channels.
         """
         values, given, pending, means = output
-        *shards, images, height, width, channels = values.shape
-        end = self.begin + self.features
+        *shards, _, height, width, _ = values.array.shape
         transposed = self.kernel.T
 
         def body(carry: Any, start: Any, n: int) -> Any:
             into, kernel, biases, scales = carry
-            dy = take(into if given is None else given, start, n, self.begin, end)
-            y = take(values, start, n, self.begin, end)
+            dy = (given or values.of(into)).take(start, n, self.features)
+            y = values.take(start, n, self.features)
             dy = dy + along(y, pending.constant) + along(y, pending.factor) * (y - along(y, means))
             if self.is_spatial:
                 dy = patches(dy, (height, width))
             else:
                 dy = lax.optimization_barrier(dy)
-            x = take(source, start, n, 0, self.channels)
+            x = source.take(start, n, self.channels)
             h = self.norm.relu(x)
             dh = jnp.where(h > 0, product(dy, transposed), 0)
             dh = lax.optimization_barrier(dh)
-            old = take(into, start, n, 0, self.channels)
+            dx = along(x, self.norm.a) * dh
+            if is_added:
+                dx = Part(into).take(start, n, self.channels) + dx
             return (
-                put(into, old + along(x, self.norm.a) * dh, start, 0),
+                Part(into).put(dx, start),
                 kernel + outer(h, dy),
                 biases + totals(dh),
                 scales + totals(dh, x - along(x, self.norm.mean)),
             )
 
         zeros = jnp.zeros((*shards, *self.kernel.shape), self.kernel.dtype)
-        size = images_in_chunk(values, 3 * self.channels + self.kernel.shape[1])
+        chunk_channels = 3 * self.channels + self.kernel.shape[1]
         into, kernel, biases, scales = walk(
-            body, (into, zeros, zeros[..., 0], zeros[..., 0]), images, size
+            body,
+            (into, zeros, zeros[..., 0], zeros[..., 0]),
+            self.images,
+            images_in_chunk(values.array, self.images, chunk_channels),
         )
         bias, scale = over_shards(biases, 1), over_shards(scales, 1) * self.norm.r
-        factor = -self.norm.a * channels / values.size
+        factor = -self.norm.a / self._pixels(values.array)
         left = Pending(factor * bias, factor * self.norm.r * scale)
         return into, (over_shards(kernel, 2), scale, bias), left
+
+    def _pixels(self, array: jax.Array) -> int:
+        """Pixels of the batch, over all devices."""
+        *shards, _, height, width, _ = array.shape
+        return math.prod((*shards, self.images, height, width))
 
 
 def moments(sums: jax.Array, squares: jax.Array, count: int) -> Moments:

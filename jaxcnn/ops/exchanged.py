@@ -1,0 +1,27 @@
+"""How the gradient of a kernel becomes one forward convolution: batch and channels exchanged.
+
+The gradient at kernel position p is the sum over images and pixels of x[p + pixel] dy[pixel]^T. That is
+the convolution of x, its channels taken as images and its images as channels, with dy as a kernel
+of the size of the output. XLA's own gradient is the same convolution, but names the exchanged axes
+in place of moving them, which its fast CPU path does not understand.
+"""
+
+import jax
+from jax import lax
+
+from jaxcnn.ops.geometry import Pads
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, padding: Pads) -> jax.Array:
+    """The gradient of a kernel with strides of 1, `[h, w, C, F]`; padding must not be negative."""
+    # Without the barriers XLA undoes the transpositions, or computes them together with the norm
+    # before: 60 ms in place of 4 (32x32, 64 channels).
+    x, dy = lax.optimization_barrier((x, dy))
+    images = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
+    kernel = lax.optimization_barrier(dy.transpose(1, 2, 0, 3))
+    gradient = lax.conv_general_dilated(
+        images, kernel, (1, 1), padding, dimension_numbers=_LAYOUT
+    )
+    return gradient.transpose(1, 2, 0, 3)
