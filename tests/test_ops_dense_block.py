@@ -14,7 +14,7 @@ import pytest
 
 from jaxcnn import ops
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.ops import dense_stages
+from jaxcnn.ops import dense_passes, dense_stages
 from jaxcnn.ops.dense_layers import patches, shifted_sum
 
 EPSILON = 1e-5
@@ -92,15 +92,32 @@ one_operation = functools.partial(ops.dense_block, epsilon=EPSILON)
 
 
 @pytest.mark.parametrize("bottleneck", [0, 8])
+@pytest.mark.parametrize("widest", [1.0, 2.0, 9.0])  # Loops of 1 + 1 + 1, 2 + 1 and 3 layers.
 @pytest.mark.parametrize(("batch", "height", "width"), [(6, 8, 8), (7, 5, 6), (1, 3, 1)])
 def test_it_is_the_block_layer_by_layer(
-    batch: int, height: int, width: int, bottleneck: int, monkeypatch: pytest.MonkeyPatch
+    batch: int,
+    height: int,
+    width: int,
+    widest: float,
+    bottleneck: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dense_stages, "images_in_chunk", lambda *_: 2)  # Some batches leave a rest.
+    monkeypatch.setattr(dense_passes, "_WIDEST", widest)
     with jax.enable_x64(True):
         x, weights = pixels(batch, height, width, 5), make(5, 3, 4, bottleneck)
         ours = values_and_gradients(one_operation, x, weights)
         assert_close(ours, values_and_gradients(layer_by_layer, x, weights), 1e-9)
+
+
+@pytest.mark.parametrize(("widest", "sizes"), [(1.0, [1, 1, 1]), (2.0, [2, 1]), (9.0, [3])])
+def test_layers_of_like_width_share_a_loop(
+    widest: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_passes, "_WIDEST", widest)
+    groups = list(dense_passes.groups(5, make(5, 3, 4, 0, np.float32)))
+    assert [len(group.layers) for group in groups] == sizes
+    assert [group.channels for group in groups] == [5 + 4 * (n - 1) for n in np.cumsum(sizes)]
 
 
 def relative_errors(ours: Any, exact: Any) -> np.ndarray:
@@ -186,7 +203,7 @@ def test_a_sharded_batch_is_not_gathered_and_reduced_once_a_stage() -> None:
     import sys; sys.path.insert(0, "tests")
     import jax, jax.numpy as jnp, numpy as np, re
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from jaxcnn.ops import dense_stages
+    from jaxcnn.ops import dense_passes, dense_stages
     from test_ops_dense_block import make, one_operation, pixels
     dense_stages.images_in_chunk = lambda *_: 2
     x, weights = pixels(40, 8, 8, 5, dtype="f"), make(5, 2, 4, 8, "f")

@@ -1,9 +1,13 @@
 """How the gradient of a kernel becomes one forward convolution: batch and channels exchanged.
 
-The gradient at kernel position p is the sum over images and pixels of x[p + pixel] dy[pixel]^T. That is
-the convolution of x, its channels taken as images and its images as channels, with dy as a kernel
-of the size of the output. XLA's own gradient is the same convolution, but names the exchanged axes
-in place of moving them, which its fast CPU path does not understand.
+The gradient at kernel position p is the sum over images and pixels of x[p + pixel] dy[pixel]^T.
+That is the convolution of x, its channels taken as images and its images as channels, with dy as a
+kernel of the size of the output. XLA's own gradient is the same convolution, but names the
+exchanged axes in place of moving them, which its fast CPU path does not understand.
+
+Before, patches were laid out for a matrix product, or Winograd's tiles: 32x32, 16 channels: 15.7 ms
+against 7.8; 16x16, 32: 8.8 and 5.4; 32x32, 64: 80 and 47 (batch 128, 2 cores of an EPYC with
+AVX-512, jax 0.10.2, medians of 15, interleaved).
 """
 
 import jax
@@ -21,7 +25,5 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, padding: Pads) -> jax.Array:
     x, dy = lax.optimization_barrier((x, dy))
     images = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
     kernel = lax.optimization_barrier(dy.transpose(1, 2, 0, 3))
-    gradient = lax.conv_general_dilated(
-        images, kernel, (1, 1), padding, dimension_numbers=_LAYOUT
-    )
+    gradient = lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
     return gradient.transpose(1, 2, 0, 3)
