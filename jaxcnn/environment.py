@@ -59,14 +59,19 @@ def git_revision() -> str | None:
 
 
 def cpu_name() -> str:
-    """Returns the processor's name as the system gives it, or its architecture."""
+    """Returns the processor's name, or architecture, and its widest vectors where that is known."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # no /proc on this system
-    return platform.processor() or platform.machine()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no /proc on this system
+        return platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    name = facts.get("model name", platform.machine())
+    flags = facts.get("flags", "").split()
+    widest = [title for flag, title in _VECTORS.items() if flag in flags]
+    return f"{name}, {widest[0]}" if widest else name
+
+
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py --network resnet18 --peer torch --peer flax
     python scripts/benchmark.py --config configs/mobilenet.py --batch_size 512 --dtype bfloat16
+    python scripts/benchmark.py --table docs/results/cpu-steps-*.json
 
 Contenders run the same step (see benchmark_workers.py) in processes of their own that take turns,
 so a busy moment of the machine meets all of them. `--peer torch` adds PyTorch eager (channels_last)
@@ -21,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from jaxcnn import environment
 
 CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
 LEAST_RATIO_TO_FLAX = 2.0
@@ -109,7 +112,7 @@ def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[st
     return {
         **spec,
         "rounds": rounds,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{os.cpu_count()} cores of {environment.cpu_name()}",
         "python": platform.python_version(),
         "load_average": os.getloadavg()[0],
         "results": results,
@@ -133,6 +136,54 @@ def table(report: dict[str, Any]) -> str:
     for peer, ratio in report["ratios"].items():
         lines.append(f"ratio to {peer}: {ratio:.2f}")
     return "\n".join(lines)
+
+
+def markdown(files: list[str]) -> str:
+    """The ratios of files that `--out` wrote, a line for each network, batch and dtype.
+
+    Of several runs of the same the lowest and the highest ratio are given.
+    """
+    runs: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for file in files:
+        for report in json.loads(Path(file).read_text()):
+            key = report["network"], report["batch_size"], report["dtype"]
+            runs.setdefault(key, []).append(report)
+    lines = [
+        "| network | batch | runs | images/s | to PyTorch | to stock Flax | compile s | peak MB "
+        "| PyTorch's |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for (network, batch, dtype), reports in runs.items():
+        ours = [report["results"][0] for report in reports]
+        torch = [
+            result["peak_bytes"] / 2**20
+            for report in reports
+            for result in report["results"]
+            if result["contender"] == "torch_eager"
+        ]
+        columns = [
+            network if dtype == "float32" else f"{network} ({dtype})",
+            str(batch),
+            str(len(reports)),
+            _span([r["images_per_second"] for r in ours], ",.0f"),
+            *(
+                _span([r["ratios"][peer] for r in reports if peer in r["ratios"]], ".2f")
+                for peer in ("torch", "flax")
+            ),
+            _span([r["compile_seconds"] for r in ours], ".0f"),
+            _span([r["peak_bytes"] / 2**20 for r in ours], ",.0f"),
+            _span(torch, ",.0f"),
+        ]
+        lines.append("| " + " | ".join(columns) + " |")
+    machines = sorted({report["machine"] for reports in runs.values() for report in reports})
+    return "\n".join([*lines, "", "; ".join(machines)])
+
+
+def _span(numbers: list[float], form: str) -> str:
+    if not numbers:
+        return "-"
+    low, high = format(min(numbers), form), format(max(numbers), form)
+    return low if low == high else f"{low} to {high}"
 
 
 def network_of(config_file: str) -> str:
@@ -160,7 +211,11 @@ def main() -> int:
         help="let the peers, too, keep freed memory between steps, as jaxcnn's program does",
     )
     parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--table", nargs="+", help="prints such files as Markdown, no more")
     args = parser.parse_args()
+    if args.table:
+        print(markdown(args.table))
+        return 0
     if args.rounds < 5:
         parser.error(f"--rounds {args.rounds}: a median of fewer than 5 says little")
     networks = args.network or []

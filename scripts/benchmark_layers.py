@@ -1,0 +1,181 @@
+"""How fast each algorithm for a 3x3 convolution is, by shape: the measurements behind `jaxcnn.ops`.
+
+    python scripts/benchmark_layers.py --peer torch --out docs/results/cpu-layers.json
+    python scripts/benchmark_layers.py --table docs/results/cpu-layers.json
+
+Forward, and the gradient of the kernel; the gradient of the images is a forward convolution of its
+own. What is timed takes turns, so a busy moment of the machine meets all; medians in milliseconds.
+Stock: XLA's operation and its gradient. With `--peer torch` also PyTorch (channels_last), forward
+and all three passes together.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxcnn import environment, ops
+from jaxcnn.ops import algorithms, exchanged, patches
+from jaxcnn.ops.chunks import chunk_size, sum_chunks
+from jaxcnn.ops.geometry import Geometry
+
+# Size, input and output channels: ResNet-18's four stages, ResNet-20's three, and a dense layer's.
+SHAPES = [
+    *((32, 64, 64), (16, 128, 128), (8, 256, 256), (4, 512, 512)),
+    *((32, 16, 16), (16, 32, 32), (8, 64, 64)),
+    (32, 48, 12),
+]
+PADDING = ((1, 1), (1, 1))
+Timed = Callable[[], Any]
+
+
+def ours(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> dict[str, Timed]:
+    """Each algorithm, compiled, on these arrays."""
+    geometry = Geometry(
+        input_size=(x.shape[1], x.shape[2]),
+        kernel_size=(3, 3),
+        strides=(1, 1),
+        padding=PADDING,
+        depthwise=False,
+    )
+
+    def stock(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x, kernel, (1, 1), PADDING, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def patch_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return sum_chunks(
+            lambda x, dy: patches.kernel_gradient(x, dy, (3, 3), (1, 1), PADDING),
+            (x, dy),
+            chunk_size(x.shape[0], 9 * x[0].nbytes),
+        )
+
+    def with_winograd(function: Callable[..., jax.Array], least: int) -> Callable[..., jax.Array]:
+        def run(a: jax.Array, b: jax.Array) -> jax.Array:
+            algorithms.WINOGRAD_CHANNELS = algorithms.WINOGRAD_GRADIENT_CHANNELS = least
+            return function(a, b, geometry)
+
+        return run
+
+    functions: dict[str, tuple[Callable[..., jax.Array], jax.Array, jax.Array]] = {
+        "forward: stock": (stock, x, kernel),
+        "forward: Winograd": (with_winograd(algorithms.forward, 1), x, kernel),
+        "kernel: stock": (lambda x, dy: jax.vjp(lambda k: stock(x, k), kernel)[1](dy)[0], x, dy),
+        "kernel: patches": (patch_gradient, x, dy),
+        "kernel: Winograd": (with_winograd(algorithms.kernel_gradient, 1), x, dy),
+        "kernel: exchanged": (lambda x, dy: exchanged.kernel_gradient(x, dy, PADDING), x, dy),
+    }
+    options: dict[str, Any] = dict(ops.CPU_COMPILER_OPTIONS)
+
+    def compiled(function: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> Timed:
+        program = jax.jit(function).lower(a, b).compile(options)
+        return lambda: jax.block_until_ready(program(a, b))
+
+    return {name: compiled(*operation) for name, operation in functions.items()}
+
+
+def pytorch(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, threads: int) -> dict[str, Timed]:
+    """PyTorch's convolution of the same arrays."""
+    import torch
+
+    torch.set_num_threads(threads)
+    images, weight, gradient = (
+        torch.tensor(array).permute(order).contiguous(memory_format=torch.channels_last)
+        for array, order in ((x, (0, 3, 1, 2)), (kernel, (3, 2, 0, 1)), (dy, (0, 3, 1, 2)))
+    )
+    images.requires_grad_()
+    weight.requires_grad_()
+
+    def forward() -> None:
+        with torch.no_grad():
+            torch.nn.functional.conv2d(images, weight, padding=1)
+
+    def everything() -> None:
+        images.grad = weight.grad = None
+        torch.nn.functional.conv2d(images, weight, padding=1).backward(gradient)
+
+    return {"forward: PyTorch": forward, "all three: PyTorch": everything}
+
+
+def measure(shape: tuple[int, int, int], batch: int, rounds: int, peers: list[str]) -> Any:
+    """Milliseconds of each algorithm for one shape."""
+    size, channels, features = shape
+    rng = np.random.default_rng(0)
+    shapes = ((batch, size, size, channels), (3, 3, channels, features))
+    x, kernel, dy = (
+        rng.normal(size=s).astype(np.float32) for s in (*shapes, (*shapes[0][:3], features))
+    )
+    timed = ours(*map(jnp.asarray, (x, kernel, dy)))
+    if "torch" in peers:
+        timed |= pytorch(x, kernel, dy, os.cpu_count() or 1)
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(rounds + 1):
+        for name, run in timed.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+    medians = {name: 1e3 * statistics.median(times[1:]) for name, times in seconds.items()}
+    return {"size": size, "channels": channels, "features": features, "milliseconds": medians}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    names = list(report["shapes"][0]["milliseconds"])
+    lines = [
+        "| H, C, F | " + " | ".join(names) + " |",
+        "|---|" + "--:|" * len(names),
+    ]
+    for row in report["shapes"]:
+        times = " | ".join(f"{row['milliseconds'][name]:.1f}" for name in names)
+        lines.append(f"| {row['size']}, {row['channels']}, {row['features']} | {times} |")
+    lines.append("")
+    lines.append(
+        f"Milliseconds, batch {report['batch_size']}, float32, medians of {report['rounds']}, "
+        f"{report['machine']}, jax {report['jax']}."
+    )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs the program; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=15, help="medians of so many")
+    parser.add_argument("--peer", action="append", choices=["torch"], default=[])
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--table", help="prints the table of such a file; measures nothing")
+    args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(Path(args.table).read_text())))
+        return 0
+    environment.keep_freed_memory()
+    report: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} cores of {environment.cpu_name()}",
+        "jax": jax.__version__,
+        "batch_size": args.batch_size,
+        "rounds": args.rounds,
+        "shapes": [],
+    }
+    for shape in SHAPES:
+        report["shapes"].append(measure(shape, args.batch_size, args.rounds, args.peer))
+        if args.out:
+            Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
