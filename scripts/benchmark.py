@@ -27,22 +27,22 @@ from jaxcnn import environment
 
 CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
 LEAST_RATIO_TO_FLAX = 2.0
+ROOT = Path(__file__).parents[1]
 
 
 class Contender:
     """A process that answers each `{"steps": n}` with the seconds of n training steps."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        """Starts the process and waits until its first step is done."""
-        threads = str(spec["threads"])
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    def __init__(self, spec: dict[str, Any], root: Path = ROOT) -> None:
+        """Starts the process, of the source tree `root`, and waits until its first step is done."""
+        threads = {name: str(spec["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self.spec = spec
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("benchmark_workers.py"))],
+            [sys.executable, str(root / "scripts" / "benchmark_workers.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env={**os.environ, **threads, "PYTHONPATH": str(root)},
         )
         self.facts = self.ask(spec)
         self.seconds: list[float] = []
@@ -83,9 +83,8 @@ class Contender:
         }
 
 
-def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[str, Any]:
-    """Runs all contenders in turn and returns what was measured and the ratios."""
-    running = [Contender({**spec, "contender": name}) for name in contenders]
+def take_turns(running: list[Contender], rounds: int) -> list[dict[str, Any]]:
+    """Times steps of all contenders in turn, ends them and returns what was measured of each."""
     try:
         steps = []
         for contender in running:  # Warm up, and see how many steps fill half a second.
@@ -96,10 +95,15 @@ def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[st
             for contender, count in zip(running, steps, strict=True):
                 time.sleep(0.2)  # Threads of the last contender stop spinning.
                 contender.run(count)
-        results = [contender.result() for contender in running]
+        return [contender.result() for contender in running]
     finally:
         for contender in running:
             contender.close()
+
+
+def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[str, Any]:
+    """Runs all contenders and returns what was measured and the ratios."""
+    results = take_turns([Contender({**spec, "contender": name}) for name in contenders], rounds)
     counts = {result["parameters"] for result in results}
     if len(counts) != 1:
         raise SystemExit(f"the networks differ: parameter counts {sorted(counts)}")

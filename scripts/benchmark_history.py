@@ -1,0 +1,107 @@
+"""How fast each version of this project was, on today's machine, in one interleaved run.
+
+    python scripts/benchmark_history.py --out docs/results/cpu-history.json
+    python scripts/benchmark_history.py --network lenet 13088df HEAD
+    python scripts/benchmark_history.py --table docs/results/cpu-history.json
+
+Each version is checked out into a folder of its own, and its own training step is timed (see
+benchmark.py). Without arguments: the versions of docs/cpu-performance.md.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import benchmark
+
+from jaxcnn import environment
+
+VERSIONS = ("bba18d2", "f17c4d7", "13088df", "feac531", "8ea1ab7", "190a22c")
+NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
+
+
+def git(*arguments: str) -> str:
+    """Runs git in this project and returns what it prints."""
+    command = ["git", "-C", str(benchmark.ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def measure(network: str, trees: dict[str, Path], rounds: int) -> dict[str, Any]:
+    """Milliseconds of a step of each version."""
+    spec = {
+        "network": network,
+        "contender": "jaxcnn",
+        "batch_size": 128,
+        "dtype": "float32",
+        "threads": len(os.sched_getaffinity(0)),
+        "keep_memory": True,
+    }
+    running = [benchmark.Contender(spec, root) for root in trees.values()]
+    results = benchmark.take_turns(running, rounds)
+    return {
+        version: {key: result[key] for key in ("step_seconds", "compile_seconds", "peak_bytes")}
+        for version, result in zip(trees, results, strict=True)
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    networks = list(report["networks"])
+    lines = ["| version | " + " | ".join(networks) + " |", "|---|" + "--:|" * len(networks)]
+    for version, title in report["versions"].items():
+        times = (
+            f"{1e3 * report['networks'][network][version]['step_seconds']:,.1f}"
+            for network in networks
+        )
+        lines.append(f"| {version} {title} | " + " | ".join(times) + " |")
+    lines.append("")
+    lines.append(
+        f"Milliseconds a step, batch 128, float32, medians of {report['rounds']} rounds, "
+        f"{report['machine']}."
+    )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs the program; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("version", nargs="*", default=list(VERSIONS), help="git revisions")
+    parser.add_argument("--network", action="append", help="repeatable")
+    parser.add_argument("--rounds", type=int, default=5, help="medians of so many")
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--table", help="prints the table of such a file; measures nothing")
+    args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(Path(args.table).read_text())))
+        return 0
+    report: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} cores of {environment.cpu_name()}",
+        "rounds": args.rounds,
+        "versions": {v: git("log", "-1", "--format=%s", v) for v in args.version},
+        "networks": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trees = {version: Path(folder) / version for version in args.version}
+        for version, tree in trees.items():
+            git("worktree", "add", "--detach", "--force", str(tree), version)
+        try:
+            for network in args.network or NETWORKS:
+                report["networks"][network] = measure(network, trees, args.rounds)
+                if args.out:
+                    Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+        finally:
+            for tree in trees.values():
+                git("worktree", "remove", "--force", str(tree))
+    print(table(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
