@@ -1,11 +1,15 @@
 """Collects finished runs into one JSON file and prints the README's table of them.
 
 python scripts/collect.py runs/lenet runs/mobilenet --out docs/results/cifar10.json
-python scripts/collect.py --table docs/results/cifar10.json
+python scripts/collect.py --table docs/results/cifar10.json --speeds docs/results/cpu-steps-*.json
+
+Speeds are not those of the runs, which other programs may have slowed down, but come from files of
+scripts/benchmark.py: float32, batch 128, the median of several files.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +36,18 @@ def collect(run: Path) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def speeds(files: list[Path]) -> dict[str, float]:
+    """Returns training images/s of each network in files of scripts/benchmark.py."""
+    found: dict[str, list[float]] = {}
+    for path in files:
+        for report in json.loads(path.read_text()):
+            if (report["batch_size"], report["dtype"]) == (128, "float32"):
+                rate = report["results"][0]["images_per_second"]
+                found.setdefault(report["network"], []).append(rate)
+    return {network: statistics.median(rates) for network, rates in found.items()}
+
+
+def table(results: list[dict[str, Any]], rates: dict[str, float]) -> str:
     """Returns the results as a Markdown table with a line on how they were made."""
     lines = [
         "| network | parameters | multiply-adds | epochs | training images | test accuracy "
@@ -41,11 +56,11 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         row = result["summary"]
+        rate = f"{rates[row['model']]:,.0f}" if row["model"] in rates else "-"
         lines.append(
             f"| {row['model']} | {row['parameters']:,} | {row['flops'] / 1e6:.1f} M "
             f"| {row['epoch']} | `{result['train_split']}` | {100 * row['eval_accuracy']:.2f} % "
-            f"| {row['eval_loss']:.3f} | {row['images_per_second']:,.0f} "
-            f"| {row['total_seconds'] / 60:.1f} |"
+            f"| {row['eval_loss']:.3f} | {rate} |"
         )
     first = results[0]
     copies = sorted({result["data"] for result in results})
@@ -64,6 +79,9 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, help="finished run folders")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--table", type=Path, help="print the table of this JSON file")
+    parser.add_argument(
+        "--speeds", type=Path, nargs="+", default=[], help="files of scripts/benchmark.py"
+    )
     args = parser.parse_args()
     try:
         if bool(args.runs) == bool(args.table):
@@ -75,7 +93,7 @@ def main() -> None:
             if args.out:
                 args.out.parent.mkdir(parents=True, exist_ok=True)
                 args.out.write_text(json.dumps(results, indent=2) + "\n")
-        print(table(results))
+        print(table(results, speeds(args.speeds)))
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -263,8 +263,9 @@ def _method(
     where = _table(["run", "data", "trained on", "evaluated on", "dtype", "machine"], how)
     return f"""<section id="method"><h2>How it was measured</h2>
 <p>Accuracy and loss are those after the last epoch, on the evaluation split; no epoch was chosen
-by it. Images per second and seconds per epoch are medians over epochs; minutes include evaluation
-and saving. One run each: differences of a point may be chance.</p>{where}
+by it. Images per second and seconds per epoch are those of the fastest epoch, and minutes count
+every epoch as long, with evaluation and saving: other programs on the machine can only slow an
+epoch down. One run each: differences of a point may be chance.</p>{where}
 <p>Multiply-adds are counted layer by layer as the papers do, products with padding included. XLA
 leaves those out and adds norms and activations, so its count is compared with ours without
 padding.</p>{table}</section>"""
