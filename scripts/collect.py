@@ -51,8 +51,8 @@ def table(results: list[dict[str, Any]], rates: dict[str, float]) -> str:
     """Returns the results as a Markdown table with a line on how they were made."""
     lines = [
         "| network | parameters | multiply-adds | epochs | training images | test accuracy "
-        "| test loss | images/s | minutes |",
-        "|---|--:|--:|--:|---|--:|--:|--:|--:|",
+        "| test loss | images/s |",
+        "|---|--:|--:|--:|---|--:|--:|--:|",
     ]
     for result in results:
         row = result["summary"]
