@@ -1,10 +1,10 @@
 """LeNet on CIFAR-10: the study's basic CNN.
 
-python -m jaxcnn.main --config configs/lenet.py --config.train.epochs=5
+python -m jaxcnn.main --config configs/lenet.py --config.train.epochs=15
 
-Seen: 59.05 % test accuracy after 5 epochs on the JPEG copy, 29 s; 9,500 images/s in training.
-2 cores of an AMD EPYC, jax 0.10.2, flax 0.12.8, float32, one run, seed 0. The full recipe has
-not been run to its end on this machine.
+Seen: 65.14 % test accuracy after 15 epochs on the JPEG copy, 47 s; 13,300 images/s in training.
+2 cores of an AMD EPYC (AVX-512), jax 0.10.2, flax 0.12.8, float32, one run, seed 0. The full recipe
+has not been run to its end on this machine.
 """
 
 from ml_collections import config_dict

@@ -3,10 +3,9 @@
     python scripts/benchmark_layers.py --peer torch --out docs/results/cpu-layers.json
     python scripts/benchmark_layers.py --table docs/results/cpu-layers.json
 
-Forward, and the gradient of the kernel; the gradient of the images is a forward convolution of its
-own. What is timed takes turns, so a busy moment of the machine meets all; medians in milliseconds.
-Stock: XLA's operation and its gradient. With `--peer torch` also PyTorch (channels_last), forward
-and all three passes together.
+Forward, gradient of the images and gradient of the kernel. What is timed takes turns, so a busy
+moment of the machine meets all; medians in milliseconds. Stock: XLA's operation and its gradients.
+With `--peer torch` also PyTorch (channels_last), forward and all three passes together.
 """
 
 import argparse
@@ -63,14 +62,24 @@ def ours(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> dict[str, Timed]:
 
     def with_winograd(function: Callable[..., jax.Array], least: int) -> Callable[..., jax.Array]:
         def run(a: jax.Array, b: jax.Array) -> jax.Array:
+            kept = algorithms.WINOGRAD_CHANNELS, algorithms.WINOGRAD_GRADIENT_CHANNELS
             algorithms.WINOGRAD_CHANNELS = algorithms.WINOGRAD_GRADIENT_CHANNELS = least
-            return function(a, b, geometry)
+            try:
+                return function(a, b, geometry)
+            finally:
+                algorithms.WINOGRAD_CHANNELS, algorithms.WINOGRAD_GRADIENT_CHANNELS = kept
 
         return run
 
     functions: dict[str, tuple[Callable[..., jax.Array], jax.Array, jax.Array]] = {
         "forward: stock": (stock, x, kernel),
         "forward: Winograd": (with_winograd(algorithms.forward, 1), x, kernel),
+        "images: stock": (lambda dy, k: jax.vjp(lambda x: stock(x, k), x)[1](dy)[0], dy, kernel),
+        "images: ours": (
+            lambda dy, k: algorithms.input_gradient(dy, k, geometry),
+            dy,
+            kernel,
+        ),
         "kernel: stock": (lambda x, dy: jax.vjp(lambda k: stock(x, k), kernel)[1](dy)[0], x, dy),
         "kernel: patches": (patch_gradient, x, dy),
         "kernel: Winograd": (with_winograd(algorithms.kernel_gradient, 1), x, dy),

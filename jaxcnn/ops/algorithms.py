@@ -17,10 +17,6 @@ from jaxcnn.ops.widening import Widening
 WINOGRAD_CHANNELS = 128
 WINOGRAD_GRADIENT_CHANNELS = 256
 
-# Of a chunk's transformed tiles: 4 MB, as for other algorithms, took 28, 27 and 27 ms in place of
-# 19, 15 and 18 in the last three forward passes above.
-_WINOGRAD_BYTES = 16 << 20
-
 _WIDENED_CHANNELS = 100
 
 
@@ -45,7 +41,7 @@ def _is_widened(geometry: Geometry, channels: int, features: int) -> bool:
 
 def _winograd_chunk(batch: int, geometry: Geometry, channels: int, itemsize: int) -> int:
     rows, columns = winograd.tile_counts(geometry.output_size)
-    return chunk_size(batch, 16 * rows * columns * channels * itemsize, _WINOGRAD_BYTES)
+    return chunk_size(batch, 16 * rows * columns * channels * itemsize)
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:

@@ -2,8 +2,8 @@
 
 The gradient at kernel position p is the sum over images and pixels of x[p + pixel] dy[pixel]^T.
 That is the convolution of x, its channels taken as images and its images as channels, with dy as a
-kernel of the size of the output. XLA's own gradient is the same convolution, but names the
-exchanged axes in place of moving them, which its fast CPU path does not understand.
+kernel of the size of the output. XLA's CPU compiler turns its own gradient into the same, as fast
+where it stands alone; in a network it computes the exchange together with the norm before.
 
 Before, patches were laid out for a matrix product, or Winograd's tiles: 32x32, 16 channels: 15.7 ms
 against 7.8; 16x16, 32: 8.8 and 5.4; 32x32, 64: 80 and 47 (batch 128, 2 cores of an EPYC with
