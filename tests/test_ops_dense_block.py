@@ -92,8 +92,10 @@ one_operation = functools.partial(ops.dense_block, epsilon=EPSILON)
 
 
 @pytest.mark.parametrize("bottleneck", [0, 8])
-@pytest.mark.parametrize("widest", [1.0, 2.0, 9.0])  # Loops of 1 + 1 + 1, 2 + 1 and 3 layers.
-@pytest.mark.parametrize(("batch", "height", "width"), [(6, 8, 8), (7, 5, 6), (1, 3, 1)])
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "widest"),  # Loops of 1 + 1 + 1, 2 + 1 and 3 layers.
+    [(6, 8, 8, 1.0), (6, 8, 8, 2.0), (7, 5, 6, 9.0), (1, 3, 1, 2.0)],
+)
 def test_it_is_the_block_layer_by_layer(
     batch: int,
     height: int,
