@@ -21,7 +21,7 @@ import benchmark
 
 from jaxcnn import environment
 
-VERSIONS = ("bba18d2", "f17c4d7", "13088df", "feac531", "8ea1ab7", "190a22c")
+VERSIONS = ("bba18d2", "f17c4d7", "13088df", "feac531", "8ea1ab7", "190a22c", "0702ebc")
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
 
 
