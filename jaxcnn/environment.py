@@ -58,6 +58,11 @@ def git_revision() -> str | None:
     return result.stdout.strip()
 
 
+def machine() -> str:
+    """Returns the cores and the processor in words, for what is measured on them."""
+    return f"{os.cpu_count()} cores of {cpu_name()}"
+
+
 def cpu_name() -> str:
     """Returns the processor's name, or architecture, and its widest vectors where that is known."""
     try:

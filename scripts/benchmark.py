@@ -116,7 +116,7 @@ def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[st
     return {
         **spec,
         "rounds": rounds,
-        "machine": f"{os.cpu_count()} cores of {environment.cpu_name()}",
+        "machine": environment.machine(),
         "git_revision": environment.git_revision(),
         "python": platform.python_version(),
         "load_average": os.getloadavg()[0],

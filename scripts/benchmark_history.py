@@ -82,7 +82,7 @@ def main() -> int:
         print(table(json.loads(Path(args.table).read_text())))
         return 0
     report: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} cores of {environment.cpu_name()}",
+        "machine": environment.machine(),
         "rounds": args.rounds,
         "versions": {v: git("log", "-1", "--format=%s", v) for v in args.version},
         "networks": {},

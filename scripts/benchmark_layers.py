@@ -172,7 +172,7 @@ def main() -> int:
         return 0
     environment.keep_freed_memory()
     report: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} cores of {environment.cpu_name()}",
+        "machine": environment.machine(),
         "jax": jax.__version__,
         "batch_size": args.batch_size,
         "rounds": args.rounds,

@@ -50,3 +50,13 @@ def test_a_chosen_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="cannot write to the compilation cache .*file/cache"):
         environment.use_compilation_cache()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("sse avx2 avx512f", "Fast 9, AVX-512"), ("sse avx2", "Fast 9, AVX2"), ("sse", "Fast 9")],
+)
+def test_the_processor_is_named_with_its_widest_vectors(monkeypatch, flags, expected):
+    text = f"processor\t: 0\nmodel name\t: Fast 9\nflags\t\t: {flags}\n"
+    monkeypatch.setattr(environment.Path, "read_text", lambda self: text)
+    assert environment.cpu_name() == expected

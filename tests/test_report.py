@@ -8,7 +8,7 @@ import re
 import pytest
 from conftest import random_dataset
 
-from jaxcnn import config, describe, loop, models, report, runs
+from jaxcnn import config, describe, loop, models, plots, report, runs
 from jaxcnn.errors import UserError
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.report import claims, facts, measure, page
@@ -212,6 +212,29 @@ def test_a_report_of_real_runs(tmp_path, monkeypatch):
     numbers = json.loads((tmp_path / "report" / "report.json").read_text())
     assert {row["name"] for row in numbers["gradients"]} >= {"plain56", "dense20", "resnet20"}
     assert all(math.isfinite(n) and n > 0 for row in numbers["gradients"] for n in row["norms"])
+
+
+def test_every_epoch_counts_as_long_as_the_fastest(tmp_path):
+    _run(tmp_path / "run", "lenet")
+    path = tmp_path / "run" / "metrics.jsonl"
+    record = json.loads(path.read_text())
+    lines = [
+        {**record, "epoch": n, "seconds": s, "images_per_second": r}
+        for n, s, r in ((1, 600.0, 1.0), (2, 30.0, 20.0), (3, 90.0, 7.0))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = facts.of_run(runs.Run(tmp_path / "run"))
+    assert (row["images_per_second"], row["seconds_per_epoch"]) == (20.0, 30.0)
+    assert [r["minutes"] for r in row["records"]] == [0.5, 1.0, 1.5] and row["total_minutes"] == 1.5
+
+
+def test_losses_far_apart_get_a_logarithmic_axis():
+    records = {
+        "plain": [{"epoch": 1, "train_loss": 2.3, "eval_loss": 1117.0}],
+        "residual": [{"epoch": 1, "train_loss": 2.0, "eval_loss": 1.5}],
+    }
+    scales = [axes.get_yscale() for axes in plots.compared(records).axes]
+    assert scales == ["linear", "log", "linear", "linear"]
 
 
 def test_a_run_without_an_epoch_is_refused(tmp_path):

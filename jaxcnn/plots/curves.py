@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_WIDE = 20
+"""Losses of which the largest is so many times the smallest are drawn on a logarithmic axis: one
+network that begins with a loss of hundreds would press all others flat."""
+
 Records = Sequence[Mapping[str, Any]]
 """The lines of a run's metrics.jsonl."""
 
@@ -50,6 +54,9 @@ def compared(runs: Mapping[str, Records], title: str = "") -> "Figure":
             for index, (name, records) in enumerate(runs.items()):
                 _plot(axes, records, key, name, index)
             axes.set_ylabel(label)
+            losses = [r[key] for records in runs.values() for r in records if r.get(key)]
+            if key.endswith("loss") and losses and max(losses) > _WIDE * min(losses) > 0:
+                axes.set_yscale("log")
             _epochs(axes)
         handles, names = grid.flat[0].get_legend_handles_labels()
         drawn.legend(handles, names, loc="outside lower center", ncols=min(3, max(1, len(runs))))

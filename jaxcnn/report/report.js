@@ -126,7 +126,7 @@ function draw(figure, chart) {
     tell(`${chart.xWords} ${exact(stop)}`);
     for (const s of chart.series) {
       const near = s.points.reduce((a, b) => Math.abs(b[0] - stop) < Math.abs(a[0] - stop) ? b : a);
-      if (near[0] !== stop && (chart.logX || chart.logY || axis === "epoch")) continue;
+      if (near[0] !== stop && (chart.logX || chart.whole)) continue;
       tell(`${s.name} ${exact(near[1])}`, s.colour);
     }
   };
@@ -150,6 +150,12 @@ function points(run, key) {
   return run.records.filter(r => key in r).map(r => [r[axis], r[key]]);
 }
 
+// One network that begins with a loss of hundreds would press all others flat.
+function isWide(key, series) {
+  const values = series.flatMap(s => s.points.map(p => p[1]));
+  return key.endsWith("loss") && Math.min(...values) > 0 && Math.max(...values) > 20 * Math.min(...values);
+}
+
 function content(key) {
   const words = document.querySelector("#axis").selectedOptions[0].textContent;
   const visible = data.runs.map((run, i) => [run, i]).filter(([, i]) => shown[i]);
@@ -157,7 +163,7 @@ function content(key) {
     const [, index, what] = key.split("_");
     const series = [["train", "training", 0], ["eval", "validation", 1]].map(([part, name, i]) => ({
       name, points: points(data.runs[index], `${part}_${what}`), ...look(i), dash: i ? "7 4" : "" }));
-    return { xWords: words, legend: true, whole: axis === "epoch", series };
+    return { xWords: words, logY: isWide(key, series), legend: true, whole: axis === "epoch", series };
   }
   if (key.startsWith("cost_")) {
     const kind = key.slice("cost_".length);
@@ -170,7 +176,8 @@ function content(key) {
     const series = lines.map((g, i) => ({ name: g.name, ...look(i), points: g.norms.map((n, j) => [j + 1, n]).filter(p => p[1] > 0) }));
     return { xWords: "convolution, from the image", logY: true, legend: true, whole: true, series };
   }
-  return { xWords: words, whole: axis === "epoch", series: visible.map(([run, i]) => ({ name: run.name, ...look(i), points: points(run, key) })) };
+  const series = visible.map(([run, i]) => ({ name: run.name, ...look(i), points: points(run, key) }));
+  return { xWords: words, logY: isWide(key, series), whole: axis === "epoch", series };
 }
 
 function drawAll() {
