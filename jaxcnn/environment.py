@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 import jaxcnn
+from jaxcnn import ops
 from jaxcnn.errors import UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -33,6 +34,7 @@ def describe() -> dict[str, Any]:
         "host": platform.platform(),
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
+        "onednn": ops.has_onednn(),
     }
 
 

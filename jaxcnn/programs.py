@@ -1,9 +1,10 @@
 """The compiled programs of a run and the data they read: this is where `jit` is applied."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from jaxcnn import batches, feed, metrics, ops, parallel, steps
 from jaxcnn.augment import Moments
 from jaxcnn.data import Dataset
+from jaxcnn.models.densenet import DenseNet
 from jaxcnn.optim import Optimizer
 
 
@@ -28,6 +30,23 @@ def compiler_options() -> dict[str, str | bool]:
     if jax.default_backend() == "cpu":
         return {"xla_disable_hlo_passes": "cse_barrier_expander", **ops.CPU_COMPILER_OPTIONS}
     return {}
+
+
+def compiled(model: nn.Module, program: Any, arguments: Any) -> Any:
+    """Compiles a program of `model`, with oneDNN where that is faster and with the cache elsewhere.
+
+    A program that calls oneDNN cannot be kept in the compilation cache. DenseNet gains nothing by
+    it (its dense block is an operation of its own), and takes longest to compile.
+
+    Args:
+        model: The network that the program runs.
+        program: From `jax.jit`.
+        arguments: Arrays, or their shapes and dtypes.
+    """
+    alone_on_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    calls_onednn = alone_on_cpu and ops.has_onednn() and not isinstance(model, DenseNet)
+    with ops.uncached() if calls_onednn else contextlib.nullcontext():
+        return program.lower(*arguments).compile(compiler_options())
 
 
 def init_compiler_options() -> dict[str, int]:
@@ -148,17 +167,18 @@ class Programs:
         call = step if layout.steps_per_call == 1 else partial(steps.train_steps, step=step)
         counts = () if layout.steps_per_call == 1 else (self._count(1),)
         image = dataset.train.images.shape[1:]
-        self.train_program = (
-            jax.jit(call, out_shardings=shardings, donate_argnums=0)
-            .lower(self.template, self._key, *_batch(self._train, layout.shape, image), *counts)
-            .compile(compiler_options())
+        batch = _batch(self._train, layout.shape, image)
+        self.train_program = compiled(
+            model,
+            jax.jit(call, out_shardings=shardings, donate_argnums=0),
+            (self.template, self._key, *batch, *counts),
         )
         size = (layout.eval_batch_size,)
         mask = jax.ShapeDtypeStruct(size, jnp.bool_, sharding=self._eval.sharding)
-        self.eval_program = (
-            jax.jit(partial(steps.eval_step, model=model, moments=moments), out_shardings=whole)
-            .lower(steps.evaluated_variables(self.template), *_batch(self._eval, size, image), mask)
-            .compile(compiler_options())
+        self.eval_program = compiled(
+            model,
+            jax.jit(partial(steps.eval_step, model=model, moments=moments), out_shardings=whole),
+            (steps.evaluated_variables(self.template), *_batch(self._eval, size, image), mask),
         )
 
     def init(self) -> steps.TrainState:

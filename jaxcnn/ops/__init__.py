@@ -2,6 +2,8 @@
 
 from jaxcnn.ops.convolution import conv_general_dilated
 from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast
+from jaxcnn.ops.onednn import is_present as has_onednn
+from jaxcnn.ops.onednn import uncached
 from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
 from jaxcnn.ops.pooling import avg_pool, max_pool
 
@@ -10,6 +12,8 @@ __all__ = [
     "avg_pool",
     "conv_general_dilated",
     "dense_block",
+    "has_onednn",
     "is_dense_block_fast",
     "max_pool",
+    "uncached",
 ]

@@ -1,5 +1,7 @@
 """Which algorithm computes a convolution and its two gradients on the CPU, by shape."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -25,7 +27,8 @@ def _compute_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _is_dense3x3(geometry: Geometry) -> bool:
+def is_dense3x3(geometry: Geometry) -> bool:
+    """Whether Winograd's algorithm can compute it."""
     spatial = geometry.kernel_size == (3, 3) and geometry.strides == (1, 1)
     return spatial and not geometry.depthwise
 
@@ -63,7 +66,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
         )
     if pointwise.applies(geometry):
         return pointwise.forward(x.astype(dtype), weights, strides).astype(x.dtype)
-    if _is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_CHANNELS:
+    if is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_CHANNELS:
         transformed = winograd.transform_kernel(weights)
         images = _winograd_chunk(batch, geometry, max(channels, features), dtype.itemsize)
         return map_chunks(
@@ -77,14 +80,14 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
     # XLA's forward convolution is a good one, as long as nothing is dilated, reversed or
     # transposed; what is slow is how it differentiates it.
-    cropped, padding = _cropped(x.astype(dtype), padding)
+    x_, padding = cropped(x.astype(dtype), padding)
     y = lax.conv_general_dilated(
-        cropped, weights, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x_, weights, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return y.astype(x.dtype)
 
 
-def _cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
+def cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
     """The images and the padding that is left, none of it negative.
 
     With negative padding, which gradients need, XLA's convolution on the CPU reads memory that was
@@ -99,22 +102,43 @@ def _cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
 def input_gradient(
     dy: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
 ) -> jax.Array:
-    """The gradient of `forward` with respect to x, `[N, H, W, C]`.
+    """The gradient of `forward` with respect to x, `[N, H, W, C]`."""
+
+    def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
+        exchanged = flipped if back.depthwise else flipped.swapaxes(2, 3)
+        return forward(dy, exchanged, back, shards)
+
+    return input_gradient_by(backwards, dy, kernel, geometry)
+
+
+def input_gradient_by(
+    backwards: Callable[[jax.Array, jax.Array, Geometry], jax.Array],
+    dy: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+) -> jax.Array:
+    """The gradient of a convolution with respect to the images, by stride-1 convolutions.
 
     With strides, the input pixels of each phase (row and column modulo the strides) see the
     gradient through their own part of the kernel: one stride-1 convolution for each phase.
+
+    Args:
+      backwards: computes the stride-1 convolution of `dy` with a part of the kernel, flipped along
+        height and width, from its output channels to its input channels.
+      dy: gradient of the convolution, `[N, H', W', F]`.
+      kernel: as in `forward`.
+      geometry: of the convolution.
     """
     stride_h, stride_w = geometry.strides
     if (stride_h, stride_w) == (1, 1):
-        back = geometry.reversed()
-        return forward(dy, _exchange(kernel, geometry.depthwise), back, shards)
+        return backwards(dy, jnp.flip(kernel, (0, 1)), geometry.reversed())
     if pointwise.applies(geometry):
         return pointwise.input_gradient(dy, kernel, geometry)
     channels = kernel.shape[3] if geometry.depthwise else kernel.shape[2]
     height, width = geometry.input_size
     rows, columns = -(-height // stride_h), -(-width // stride_w)
     grid = [
-        [_phase(dy, kernel, geometry, (a, b), (rows, columns), shards) for b in range(stride_w)]
+        [_phase(backwards, dy, kernel, geometry, (a, b), (rows, columns)) for b in range(stride_w)]
         for a in range(stride_h)
     ]
     interleaved = jnp.stack([jnp.stack(row, 3) for row in grid], 2)
@@ -123,12 +147,12 @@ def input_gradient(
 
 
 def _phase(
+    backwards: Callable[[jax.Array, jax.Array, Geometry], jax.Array],
     dy: jax.Array,
     kernel: jax.Array,
     geometry: Geometry,
     offset: tuple[int, int],
     size: tuple[int, int],
-    shards: int,
 ) -> jax.Array:
     """The gradient of the input pixels `offset + strides * (row, column)`, `[N, *size, C]`.
 
@@ -162,13 +186,7 @@ def _phase(
         padding=(padding[0], padding[1]),
         depthwise=geometry.depthwise,
     )
-    return forward(dy, _exchange(part, geometry.depthwise), back, shards)
-
-
-def _exchange(kernel: jax.Array, is_depthwise: bool) -> jax.Array:
-    """The kernel flipped along both axes, input and output channels exchanged."""
-    flipped = jnp.flip(kernel, (0, 1))
-    return flipped if is_depthwise else flipped.swapaxes(2, 3)
+    return backwards(dy, jnp.flip(part, (0, 1)), back)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:
@@ -191,7 +209,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
         return gradient.reshape(*geometry.kernel_size, 1, features).astype(x.dtype)
     if pointwise.applies(geometry):
         return pointwise.kernel_gradient(x.astype(dtype), dy.astype(dtype), strides).astype(x.dtype)
-    if _is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS:
+    if is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS:
         images = _winograd_chunk(batch, geometry, max(channels, features), dtype.itemsize)
         gradient = sum_chunks(
             lambda c, d: winograd.kernel_gradient(c.astype(dtype), d.astype(dtype), padding),
@@ -208,10 +226,10 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
         # The side with fewer channels is taken as the images, so that the product's rows are long.
         if features < channels:
             back = geometry.reversed()
-            dy, pads = _cropped(dy.astype(dtype), back.padding)
+            dy, pads = cropped(dy.astype(dtype), back.padding)
             flipped = exchanged.kernel_gradient(dy, x.astype(dtype), pads)
-            return _exchange(flipped, False).astype(x.dtype)
-        x_, pads = _cropped(x.astype(dtype), padding)
+            return jnp.flip(flipped, (0, 1)).swapaxes(2, 3).astype(x.dtype)
+        x_, pads = cropped(x.astype(dtype), padding)
         return exchanged.kernel_gradient(x_, dy.astype(dtype), pads).astype(x.dtype)
     images = chunk_size(batch, height_width_product(dy) * taps * channels * dtype.itemsize)
     gradient = sum_chunks(

@@ -65,6 +65,10 @@ def _walk(
     count, rest = divmod(local, size)
     if count == 1 and not rest:
         return function(*arrays)
+    # Without the barrier XLA computes what comes before the loop a second time for it.
+    arrays = lax.optimization_barrier(arrays)
+    if shards == 1:
+        return _walk_alone(function, arrays, size, reduce)
     per_shard = [a.reshape(shards, local, *a.shape[1:]) for a in arrays]
 
     def run(pieces: list[jax.Array]) -> jax.Array:
@@ -87,6 +91,23 @@ def _walk(
     if rest:
         out = jnp.concatenate([out, run(tail)], axis=1)
     return out.reshape(batch, *out.shape[2:])
+
+
+def _walk_alone(
+    function: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int, reduce: bool
+) -> Any:
+    """The same for one device, whose batch need not be seen as `[shards, ...]`."""
+    count, rest = divmod(arrays[0].shape[0], size)
+    head = [a[: count * size].reshape(count, size, *a.shape[1:]) for a in arrays]
+    tail = [a[count * size :] for a in arrays]
+    if reduce:
+        total, _ = lax.scan(
+            lambda carry, pieces: (carry + function(*pieces), None), _zeros(function, arrays), head
+        )
+        return total + function(*tail) if rest else total
+    _, stacked = lax.scan(lambda carry, pieces: (carry, function(*pieces)), (), head)
+    out = stacked.reshape(count * size, *stacked.shape[2:])
+    return jnp.concatenate([out, function(*tail)]) if rest else out
 
 
 def _zeros(function: Callable[..., Any], arrays: tuple[jax.Array, ...]) -> jax.Array:

@@ -1,10 +1,18 @@
 """How a 1x1 convolution, with or without a stride, becomes one matrix product over all pixels."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.geometry import Geometry, Pair
+
+Multiply = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _multiply_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 def applies(geometry: Geometry) -> bool:
@@ -16,16 +24,22 @@ def applies(geometry: Geometry) -> bool:
     )
 
 
-def forward(x: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
+def forward(
+    x: jax.Array, kernel: jax.Array, strides: Pair, multiply: Multiply = jnp.matmul
+) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[1, 1, C, F]`."""
     x = x[:, :: strides[0], :: strides[1]]
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    y = multiply(x.reshape(-1, x.shape[3]), kernel[0, 0])
+    return y.reshape(*x.shape[:3], -1)
 
 
-def input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def input_gradient(
+    dy: jax.Array, kernel: jax.Array, geometry: Geometry, multiply: Multiply = jnp.matmul
+) -> jax.Array:
     """The gradient of the input, `[N, H, W, C]`: zero where a stride skips the pixel."""
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
-    dx = lax.dot_general(dy.astype(dtype), kernel[0, 0].astype(dtype), (((3,), (1,)), ((), ())))
+    rows = dy.reshape(-1, dy.shape[3]).astype(dtype)
+    dx = multiply(rows, kernel[0, 0].astype(dtype).T).reshape(*dy.shape[:3], -1)
     config = [(0, 0, 0)]
     for n, out, stride in zip(
         geometry.input_size, geometry.output_size, geometry.strides, strict=True
@@ -34,7 +48,9 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.
     return lax.pad(dx.astype(dy.dtype), jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, strides: Pair) -> jax.Array:
-    """The gradient of the kernel, `[1, 1, C, F]`."""
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, strides: Pair, multiply: Multiply = _multiply_transposed
+) -> jax.Array:
+    """The gradient of the kernel, `[1, 1, C, F]`; `multiply` transposes its first operand."""
     x = x[:, :: strides[0], :: strides[1]]
-    return lax.dot_general(x, dy, (((0, 1, 2), (0, 1, 2)), ((), ())))[None, None]
+    return multiply(x.reshape(-1, x.shape[3]), dy.reshape(-1, dy.shape[3]))[None, None]

@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops import algorithms
+from jaxcnn.ops import algorithms, library, onednn
 from jaxcnn.ops.geometry import Geometry
 from jaxcnn.ops.platform import cpu_or_stock
 
@@ -62,6 +62,7 @@ def _define(
     name: str,
     shape: Callable[[Shape, Shape, Geometry], Shape],
     fast: Callable[..., jax.Array],
+    by_library: Callable[..., jax.Array],
     stock: Callable[..., jax.Array],
     batched: tuple[bool, bool],
 ) -> Primitive:
@@ -71,6 +72,7 @@ def _define(
       name: shown in a jaxpr.
       shape: of the result, from the shapes of the operands.
       fast: for the CPU; takes also `shards`, the devices that may share the batch.
+      by_library: for the CPU where oneDNN can be called.
       stock: for every other platform.
       batched: which operands lead with the batch. If the result does too, a further batch axis
         (`vmap`) of these alone can join it.
@@ -82,10 +84,16 @@ def _define(
 
     def lower(ctx: Any, a: Any, b: Any, *, geometry: Geometry) -> Any:
         shards = shards_of(ctx)
+        called = may_call_onednn(ctx)
+
+        def on_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
+            if called and library.handles(a, b):
+                return by_library(a, b, geometry)
+            return fast(a, b, geometry, shards)
 
         def choose(a: jax.Array, b: jax.Array) -> jax.Array:
             return cpu_or_stock(
-                lambda a, b: fast(a, b, geometry, shards),
+                on_cpu,
                 lambda a, b: stock(a, b, geometry),
                 a,
                 b,
@@ -142,6 +150,15 @@ def _one_by_one(
     )
 
 
+def may_call_onednn(ctx: Any) -> bool:
+    """Whether the program being lowered may call oneDNN: on one device, and not to be exported.
+
+    XLA cannot divide a call it does not know among devices.
+    """
+    exported = ctx.module_context.lowering_parameters.for_export
+    return onednn.is_usable() and shards_of(ctx) == 1 and not exported
+
+
 def shards_of(ctx: Any) -> int:
     """Devices over which the batch may be sharded by XLA in the program being lowered."""
     axes = ctx.module_context.axis_context
@@ -154,12 +171,18 @@ def shards_of(ctx: Any) -> int:
 
 
 convolution = _define(
-    "cnn_convolution", _output_shape, algorithms.forward, _stock_convolution, (True, False)
+    "cnn_convolution",
+    _output_shape,
+    algorithms.forward,
+    library.forward,
+    _stock_convolution,
+    (True, False),
 )
 input_gradient = _define(
     "cnn_input_gradient",
     _input_shape,
     algorithms.input_gradient,
+    library.input_gradient,
     _stock_input_gradient,
     (True, False),
 )
@@ -167,6 +190,7 @@ kernel_gradient = _define(
     "cnn_kernel_gradient",
     _kernel_shape,
     algorithms.kernel_gradient,
+    library.kernel_gradient,
     _stock_kernel_gradient,
     (True, True),
 )
