@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxcnn import environment
+from jaxcnn import environment, ops
 
 CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
 LEAST_RATIO_TO_FLAX = 2.0
@@ -118,6 +118,7 @@ def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[st
         "rounds": rounds,
         "machine": environment.machine(),
         "git_revision": environment.git_revision(),
+        "onednn": ops.has_onednn(),
         "python": platform.python_version(),
         "load_average": os.getloadavg()[0],
         "results": results,

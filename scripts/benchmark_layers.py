@@ -9,6 +9,7 @@ With `--peer torch` also PyTorch (channels_last), forward and all three passes t
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -24,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from jaxcnn import environment, ops
-from jaxcnn.ops import algorithms, exchanged, patches
+from jaxcnn.ops import algorithms, exchanged, library, patches
 from jaxcnn.ops.chunks import chunk_size, sum_chunks
 from jaxcnn.ops.geometry import Geometry
 
@@ -85,6 +86,14 @@ def ours(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> dict[str, Timed]:
         "kernel: Winograd": (with_winograd(algorithms.kernel_gradient, 1), x, dy),
         "kernel: exchanged": (lambda x, dy: exchanged.kernel_gradient(x, dy, PADDING), x, dy),
     }
+    if ops.has_onednn():
+        by_library = {
+            "forward": (library.forward, x, kernel),
+            "images": (library.input_gradient, dy, kernel),
+            "kernel": (library.kernel_gradient, x, dy),
+        }
+        for name, (function, a, b) in by_library.items():
+            functions[f"{name}: oneDNN"] = (functools.partial(function, geometry=geometry), a, b)
     options: dict[str, Any] = dict(ops.CPU_COMPILER_OPTIONS)
 
     def compiled(function: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> Timed:
