@@ -21,7 +21,16 @@ import benchmark
 
 from jaxcnn import environment
 
-VERSIONS = ("bba18d2", "f17c4d7", "13088df", "feac531", "8ea1ab7", "190a22c", "0702ebc")
+VERSIONS = (
+    "bba18d2",
+    "f17c4d7",
+    "13088df",
+    "feac531",
+    "8ea1ab7",
+    "190a22c",
+    "0702ebc",
+    "68a670b",
+)
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
 
 

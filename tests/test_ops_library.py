@@ -27,7 +27,10 @@ from test_ops_convolution import (
 )
 
 from jaxcnn import ops
+from jaxcnn.models.densenet import DenseNet
+from jaxcnn.models.resnet import ResNet
 from jaxcnn.ops import library, onednn
+from jaxcnn.programs import compiled
 
 pytestmark = pytest.mark.skipif(
     not onednn.is_present(), reason="this jaxlib has no oneDNN that was tested"
@@ -120,17 +123,38 @@ def test_many_convolutions_at_a_time() -> None:
             np.testing.assert_allclose(a, b, atol=1e-3)
 
 
-def test_a_program_for_the_cache_does_without() -> None:
-    ours, _, x, kernel = pair("dense")
+@pytest.fixture
+def cached(uncached: None) -> Any:
+    """The session's compilation cache keeps every program, as in tests elsewhere."""
     before = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    try:
-        assert not calls(lambda x, k: ours(x, k) + 1, x, kernel)
-        with ops.uncached():
-            assert calls(lambda x, k: ours(x, k) + 2, x, kernel)
-        assert not calls(lambda x, k: ours(x, k) + 3, x, kernel)
-    finally:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_program_for_the_cache_does_without() -> None:
+    ours, _, x, kernel = pair("dense")
+    assert not calls(lambda x, k: ours(x, k) + 1, x, kernel)
+    with ops.uncached():
+        assert calls(lambda x, k: ours(x, k) + 2, x, kernel)
+    assert not calls(lambda x, k: ours(x, k) + 3, x, kernel)
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize(
+    ("model", "calls_it"),
+    [
+        (ResNet(blocks=(1,), widths=(8,)), True),
+        (DenseNet(blocks=(2, 2), growth_rate=4), False),
+    ],
+)
+def test_a_run_calls_it_but_for_densenet(model: Any, calls_it: bool) -> None:
+    images = jnp.zeros((2, 8, 8, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    program = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+    text = compiled(model, program, (variables, images)).as_text()
+    assert ("__onednn$" in text) == calls_it
 
 
 def test_nothing_that_calls_it_is_written_to_the_cache(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training with the fast operations follows training with the stock ones."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -50,14 +51,18 @@ def losses(images: np.ndarray, labels: np.ndarray, steps: int) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("may_call_onednn", [False, True])
 def test_the_loss_of_100_steps_is_that_of_the_stock_convolution(
-    monkeypatch: pytest.MonkeyPatch,
+    may_call_onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if may_call_onednn and not ops.has_onednn():
+        pytest.skip("this jaxlib has no oneDNN that was tested")
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 512)
     means = rng.normal(size=(10, 16, 16, 3))
     images = (means[labels] + rng.normal(size=(512, 16, 16, 3))).astype(np.float32)
-    ours = losses(images, labels, 100)
+    with ops.uncached() if may_call_onednn else contextlib.nullcontext():
+        ours = losses(images, labels, 100)
     monkeypatch.setattr(ops, "conv_general_dilated", lax.conv_general_dilated)
     monkeypatch.setattr(ops, "max_pool", nn.max_pool)
     stock = losses(images, labels, 100)

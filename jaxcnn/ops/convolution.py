@@ -36,6 +36,9 @@ def conv_general_dilated(
     float32, bfloat16 or float64, without dilation, dense or depthwise (as many groups as channels,
     one filter each). Everything else, and every other platform, gets the stock operation.
 
+    Where jaxlib has oneDNN (see `onednn`), it does the work in float32 and bfloat16, unless the
+    program is for JAX's compilation cache: leave that off, or compile inside `ops.uncached()`.
+
     Args:
       lhs: images, `[N, H, W, C]` for the fast path.
       rhs: kernel, `[h, w, C / groups, F]` for the fast path.
