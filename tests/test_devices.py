@@ -131,7 +131,13 @@ def test_gradients_are_reduced_and_neither_activations_nor_data_are_gathered(fam
         else:
             assert not gathered, name
     sharded, plain = results["sharded"], results["plain"]
-    assert sharded["optimizer_bytes"] < 0.2 * plain["optimizer_bytes"]
+    # A momentum of each parameter, a part of it on each of the 8 where an axis divides by them.
+    whole = [4 * math.prod(shape) for shape in plain["parameters"]]
+    divided = [any(axis % 8 == 0 for axis in shape) for shape in plain["parameters"]]
+    saved = sum(
+        size * 7 // 8 for size, is_divided in zip(whole, divided, strict=True) if is_divided
+    )
+    assert plain["optimizer_bytes"] - sharded["optimizer_bytes"] == saved > 0.7 * sum(whole)
     for a, b in zip(sharded["params"], plain["params"], strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
 
