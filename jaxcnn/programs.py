@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxcnn import batches, feed, metrics, ops, parallel, steps
 from jaxcnn.augment import Moments
@@ -93,6 +94,22 @@ class Call(NamedTuple):
     steps: int
 
 
+def _of_whole_gradients(optimizer: Optimizer, whole: NamedSharding) -> Optimizer:
+    """The optimizer with each gradient on every device before any part of it is updated.
+
+    Without it XLA divides what computes the gradients as the optimizer's state is divided, and
+    moves pieces of DenseNet's stacked norms between devices.
+    """
+    direction = optimizer.direction
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        grads = jax.lax.with_sharding_constraint(grads, jax.tree.map(lambda _: whole, grads))
+        return direction.update(grads, state, params)
+
+    whole_direction = optax.GradientTransformation(direction.init, update)
+    return optimizer._replace(direction=whole_direction)
+
+
 class Programs:
     """Initial state, training steps and evaluation, compiled ahead of time for one data set.
 
@@ -133,6 +150,8 @@ class Programs:
         self._eval = feed.create(dataset.eval, mesh, (layout.eval_batch_size,), self.resident)
         self._eval_examples = len(dataset.eval.labels)
 
+        if layout.shard_optimizer:
+            optimizer = _of_whole_gradients(optimizer, whole)
         init = partial(
             steps.create_train_state,
             model=model,
