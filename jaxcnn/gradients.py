@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxcnn import ops
+
 
 class Outcome(NamedTuple):
     """What a forward and backward pass gives.
@@ -97,7 +99,8 @@ def _apply(
         return apply(inputs, key)
     # The batch lies on the devices in order, so the groups are what each device holds already.
     parts = inputs.reshape(groups, -1, *inputs.shape[1:])
-    logits, stats = jax.vmap(apply)(parts, jax.random.split(key, groups))
+    with ops.layer_by_layer():
+        logits, stats = jax.vmap(apply)(parts, jax.random.split(key, groups))
     return logits.reshape(-1, logits.shape[-1]), _mean(stats)
 
 

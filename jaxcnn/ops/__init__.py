@@ -1,7 +1,7 @@
 """Convolution and pooling that are fast on the CPU, and the stock primitives elsewhere."""
 
 from jaxcnn.ops.convolution import conv_general_dilated
-from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast
+from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast, layer_by_layer
 from jaxcnn.ops.onednn import is_present as has_onednn
 from jaxcnn.ops.onednn import uncached
 from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
@@ -14,6 +14,7 @@ __all__ = [
     "dense_block",
     "has_onednn",
     "is_dense_block_fast",
+    "layer_by_layer",
     "max_pool",
     "uncached",
 ]

@@ -1,7 +1,9 @@
 """The dense block of DenseNet as one operation with its own gradient, for training on the CPU."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,9 +18,27 @@ from jaxcnn.ops.primitives import shards_of
 Statistics = list[dict[str, Moments]]
 
 
+_is_layer_by_layer = contextvars.ContextVar("is_layer_by_layer", default=False)
+
+
+@contextlib.contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Inside, `is_dense_block_fast` is False.
+
+    For `vmap` over what lies on different devices: one operation would walk from device to device,
+    and XLA would send the images of each to all others.
+    """
+    token = _is_layer_by_layer.set(True)
+    try:
+        yield
+    finally:
+        _is_layer_by_layer.reset(token)
+
+
 def is_dense_block_fast(x: jax.Array) -> bool:
     """Whether `dense_block` is the faster way: on the CPU, outside `shard_map`."""
-    return jax.default_backend() == "cpu" and not jax.typeof(x).manual_axis_type.varying
+    is_varying = bool(jax.typeof(x).manual_axis_type.varying)
+    return jax.default_backend() == "cpu" and not is_varying and not _is_layer_by_layer.get()
 
 
 def dense_block(x: jax.Array, weights: Weights, epsilon: float) -> tuple[jax.Array, Statistics]:
