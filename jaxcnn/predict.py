@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxcnn import augment, batches
-from jaxcnn.programs import compiled
+from jaxcnn.compiling import compiled
 
 
 class Classifier:

@@ -1,6 +1,5 @@
 """The compiled programs of a run and the data they read: this is where `jit` is applied."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,50 +12,11 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
-from jaxcnn import batches, feed, metrics, ops, parallel, steps
+from jaxcnn import batches, feed, metrics, parallel, steps
 from jaxcnn.augment import Moments
+from jaxcnn.compiling import compiled, init_compiler_options
 from jaxcnn.data import Dataset
-from jaxcnn.models.densenet import DenseNet
 from jaxcnn.optim import Optimizer
-
-
-def compiler_options() -> dict[str, str | bool]:
-    """Returns the options that every program here is compiled with.
-
-    On the CPU, XLA expands the optimization barriers of `jax.checkpoint` before it merges common
-    subexpressions, which undoes the rematerialisation: DenseNet with remat then needs
-    as much memory as without (194 MB; with the barriers kept 90 MB: 6 layers of k = 8, 16x16,
-    batch 128, jax 0.10.2 and 0.12.0.1). Can go when XLA keeps them as it does on GPU and TPU.
-    """
-    if jax.default_backend() == "cpu":
-        return {"xla_disable_hlo_passes": "cse_barrier_expander", **ops.CPU_COMPILER_OPTIONS}
-    return {}
-
-
-def compiled(model: nn.Module, program: Any, arguments: Any) -> Any:
-    """Compiles a program of `model`, with oneDNN where that is faster and with the cache elsewhere.
-
-    A program that calls oneDNN cannot be kept in the compilation cache. DenseNet gains nothing by
-    it (its dense block is an operation of its own), and takes longest to compile.
-
-    Args:
-        model: The network that the program runs.
-        program: From `jax.jit`.
-        arguments: Arrays, or their shapes and dtypes.
-    """
-    alone_on_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    calls_onednn = alone_on_cpu and ops.has_onednn() and not isinstance(model, DenseNet)
-    with ops.uncached() if calls_onednn else contextlib.nullcontext():
-        return program.lower(*arguments).compile(compiler_options())
-
-
-def init_compiler_options() -> dict[str, int]:
-    """Returns the options for a program that runs once, where compiling is most of the cost.
-
-    On the CPU, the random numbers of ResNet-18's 21 kernels take LLVM 18.2 s, and 2.5 s without
-    its optimizations, for a run of 1.2 s (2 busy cores of an EPYC, jax 0.10.2, one run).
-    """
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
 class Layout(NamedTuple):

@@ -49,10 +49,10 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     from flax import linen as nn
     from jax import lax
 
-    from jaxcnn import augment, models, ops, optim, programs, steps
+    from jaxcnn import augment, compiling, models, ops, optim, steps
     from jaxcnn.models import layers
 
-    options = programs.compiler_options()
+    options = compiling.compiler_options()
     if spec["contender"] == "flax":
         ops.conv_general_dilated = cast(Any, lax.conv_general_dilated)
         ops.max_pool, ops.avg_pool = nn.max_pool, nn.avg_pool
@@ -67,7 +67,7 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
         lambda key: steps.create_train_state(
             key, model=model, optimizer=optimizer, image_shape=(32, 32, 3)
         ),
-        compiler_options=programs.init_compiler_options(),
+        compiler_options=compiling.init_compiler_options(),
     )(jax.random.key(0))
     jax.block_until_ready(state)
     init = time.perf_counter()

@@ -10,10 +10,10 @@ from conftest import FAMILIES, SMALL, init
 from flax import linen as nn
 
 from jaxcnn import metrics, models
+from jaxcnn.compiling import compiler_options
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.programs import compiler_options
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 

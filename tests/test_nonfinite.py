@@ -12,9 +12,9 @@ from flax import linen as nn
 
 from jaxcnn import augment, config, loop, metrics, ops, optim, steps
 from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.compiling import init_compiler_options
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
-from jaxcnn.programs import init_compiler_options
 
 
 class Tiny(nn.Module):

@@ -27,10 +27,10 @@ from test_ops_convolution import (
 )
 
 from jaxcnn import ops
+from jaxcnn.compiling import compiled
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.models.resnet import ResNet
 from jaxcnn.ops import library, onednn
-from jaxcnn.programs import compiled
 
 pytestmark = pytest.mark.skipif(
     not onednn.is_present(), reason="this jaxlib has no oneDNN that was tested"

@@ -20,7 +20,7 @@ LEVELS = [
     {"parallel", "interrupts", "environment"},
     {"processes", "memory"},
     {"models", "gradients", "feed", "checkpoint"},
-    {"steps", "describe"},
+    {"steps", "describe", "compiling"},
     {"programs", "progress"},
     {"resolve"},
     {"build"},

@@ -7,7 +7,8 @@ import pytest
 from conftest import FAMILIES, SMALL, random_dataset, random_images
 
 from jaxcnn import augment, metrics, optim, parallel, steps
-from jaxcnn.programs import Layout, Programs, init_compiler_options
+from jaxcnn.compiling import init_compiler_options
+from jaxcnn.programs import Layout, Programs
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 

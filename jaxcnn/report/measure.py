@@ -12,9 +12,9 @@ import numpy as np
 from flax import linen as nn
 
 from jaxcnn import augment, batches, describe, metrics, models, ops
+from jaxcnn.compiling import compiler_options, init_compiler_options
 from jaxcnn.data import Dataset
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.programs import compiler_options, init_compiler_options
 from jaxcnn.runs import Run
 
 MOMENTS = {"init": "at initialisation", "trained": "after training"}
