@@ -4,10 +4,8 @@ import contextlib
 from typing import Any
 
 import jax
-from flax import linen as nn
 
 from jaxcnn import ops
-from jaxcnn.models.densenet import DenseNet
 
 
 def compiler_options() -> dict[str, str | bool]:
@@ -23,19 +21,18 @@ def compiler_options() -> dict[str, str | bool]:
     return {}
 
 
-def compiled(model: nn.Module, program: Any, arguments: Any) -> Any:
-    """Compiles a program of `model`, with oneDNN where that is faster and with the cache elsewhere.
+def compiled(program: Any, arguments: Any) -> Any:
+    """Compiles a program from `jax.jit`, with oneDNN where it can be called.
 
-    A program that calls oneDNN cannot be kept in the compilation cache. DenseNet gains nothing by
-    it (its dense block is an operation of its own), and takes longest to compile.
+    A program that calls oneDNN cannot be kept in the compilation cache; so one that could call it
+    never is.
 
     Args:
-        model: The network that the program runs.
         program: From `jax.jit`.
         arguments: Arrays, or their shapes and dtypes.
     """
     alone_on_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    calls_onednn = alone_on_cpu and ops.has_onednn() and not isinstance(model, DenseNet)
+    calls_onednn = alone_on_cpu and ops.has_onednn()
     with ops.uncached() if calls_onednn else contextlib.nullcontext():
         return program.lower(*arguments).compile(compiler_options())
 

@@ -32,7 +32,7 @@ class Classifier:
             return model.apply(variables, augment.normalise(images, moments), train=False)
 
         images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
-        self._apply = compiled(model, jax.jit(apply), (self._variables, images))
+        self._apply = compiled(jax.jit(apply), (self._variables, images))
 
     def logits(self, images: np.ndarray, between: Callable[[], None] = lambda: None) -> np.ndarray:
         """Returns float32 `[N, K]` for uint8 `[N, H, W, C]`; calls `between` after each batch."""

@@ -148,14 +148,12 @@ class Programs:
         image = dataset.train.images.shape[1:]
         batch = _batch(self._train, layout.shape, image)
         self.train_program = compiled(
-            model,
             jax.jit(call, out_shardings=shardings, donate_argnums=0),
             (self.template, self._key, *batch, *counts),
         )
         size = (layout.eval_batch_size,)
         mask = jax.ShapeDtypeStruct(size, jnp.bool_, sharding=self._eval.sharding)
         self.eval_program = compiled(
-            model,
             jax.jit(partial(steps.eval_step, model=model, moments=moments), out_shardings=whole),
             (steps.evaluated_variables(self.template), *_batch(self._eval, size, image), mask),
         )

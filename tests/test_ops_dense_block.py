@@ -1,5 +1,6 @@
 """The dense block as one operation against the same block layer by layer."""
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -128,12 +129,30 @@ def relative_errors(ours: Any, exact: Any) -> np.ndarray:
     return np.array([np.linalg.norm(a.astype("d") - b) / np.linalg.norm(b) for a, b in pairs])
 
 
+def program_text(x: Any, weights: Any) -> str:
+    """The program of the block and its gradients, as it is given to the compiler."""
+
+    def loss(x: Any, weights: Any) -> Any:
+        return jnp.sum(one_operation(x, weights)[0] ** 2)
+
+    return jax.jit(jax.grad(loss, (0, 1))).lower(x, weights).as_text()
+
+
 @pytest.mark.parametrize("bottleneck", [0, 8])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_it_is_at_least_as_exact_as_layer_by_layer(dtype: Any, bottleneck: int) -> None:
+@pytest.mark.parametrize("by_onednn", [False, True])
+def test_it_is_at_least_as_exact_as_layer_by_layer(
+    dtype: Any, bottleneck: int, by_onednn: bool
+) -> None:
+    if by_onednn and not ops.has_onednn():
+        pytest.skip("this jaxlib has no oneDNN that was tested")
     x = pixels(8, 8, 8, 5, dtype=dtype)
     weights = make(5, 3, 4, bottleneck, np.float32)
-    ours = values_and_gradients(one_operation, x, weights)
+    jax.clear_caches()
+    with ops.uncached() if by_onednn else contextlib.nullcontext():
+        assert ("__onednn$matmul" in program_text(x, weights)) == by_onednn
+        ours = values_and_gradients(one_operation, x, weights)
+    jax.clear_caches()
     assert ours[1][0].dtype == ours[0][1][0].dtype == dtype
     rounded = jax.tree.map(lambda a: jnp.asarray(a, dtype), weights)
     stock = values_and_gradients(layer_by_layer, x, rounded)

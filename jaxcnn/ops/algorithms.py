@@ -33,7 +33,7 @@ def is_dense3x3(geometry: Geometry) -> bool:
     return spatial and not geometry.depthwise
 
 
-def _is_widened(geometry: Geometry, channels: int, features: int) -> bool:
+def is_widened(geometry: Geometry, channels: int, features: int) -> bool:
     """Whether there are so few channels that blocks of pixels should be computed together.
 
     LeNet's first convolution, 3 -> 6 channels, took 12.3 of a training step's 24 ms without.
@@ -75,7 +75,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
             images,
             shards,
         )
-    if _is_widened(geometry, channels, features):
+    if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
     # XLA's forward convolution is a good one, as long as nothing is dilated, reversed or
@@ -218,7 +218,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
             shards,
         )
         return winograd.transform_kernel_gradient(gradient).astype(x.dtype)
-    if _is_widened(geometry, channels, features):
+    if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         gradient = kernel_gradient(wide.images(x), wide.output_gradient(dy), wide.geometry, shards)
         return wide.kernel_gradient(gradient, channels, features)

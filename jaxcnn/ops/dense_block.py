@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from jaxcnn.ops import dense_passes
-from jaxcnn.ops.dense_layers import Moments, Saved, Weights
-from jaxcnn.ops.primitives import shards_of
+from jaxcnn.ops.dense_layers import Moments, Saved, Weights, wide
+from jaxcnn.ops.primitives import may_call_onednn, shards_of
 
 Statistics = list[dict[str, Moments]]
 
@@ -110,17 +111,24 @@ def _define(name: str) -> Primitive:
     primitive = Primitive(name)
     primitive.multiple_results = True
 
-    def call(*leaves: Any, tree: Any, epsilon: float, shards: int = 1) -> list[jax.Array]:
+    def call(*leaves: Any, tree: Any, **options: Any) -> list[jax.Array]:
         function: Callable[..., Any] = _FUNCTIONS[name]
         operands = jax.tree.unflatten(tree, leaves)
-        return jax.tree.leaves(function(*operands, epsilon=epsilon, shards=shards))
+        return jax.tree.leaves(function(*operands, **options))
 
     def abstract(*leaves: Any, tree: Any, epsilon: float) -> Any:
         shapes, _ = _shapes(primitive, leaves, tree, epsilon)
         return [leaves[0].update(shape=s.shape, dtype=s.dtype, weak_type=False) for s in shapes]
 
     def lower(ctx: Any, *leaves: Any, tree: Any, epsilon: float) -> Any:
-        function = functools.partial(call, tree=tree, epsilon=epsilon, shards=shards_of(ctx))
+        is_float32 = all(wide(aval.dtype) == jnp.float32 for aval in ctx.avals_in)
+        function = functools.partial(
+            call,
+            tree=tree,
+            epsilon=epsilon,
+            shards=shards_of(ctx),
+            by_onednn=is_float32 and may_call_onednn(ctx),
+        )
         return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves)
 
     def batch(operands: Any, axes: Any, *, tree: Any, epsilon: float) -> Any:

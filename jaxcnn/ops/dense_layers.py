@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcnn.ops import onednn
 from jaxcnn.ops.chunks import chunk_size
 
 Weights = Sequence[dict[str, dict[str, jax.Array]]]
@@ -154,13 +155,17 @@ def totals(pixels: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     return jnp.sum(pixels if weights is None else pixels * weights, axis=-2)
 
 
-def product(pixels: jax.Array, matrix: jax.Array) -> jax.Array:
+def product(pixels: jax.Array, matrix: jax.Array, by_onednn: bool = False) -> jax.Array:
     """`[S, P, C]` times `[C, F]`."""
+    if by_onednn:
+        return onednn.product(pixels, matrix)
     return lax.dot_general(pixels, matrix, (((pixels.ndim - 1,), (0,)), ((), ())))
 
 
-def outer(x: jax.Array, y: jax.Array) -> jax.Array:
+def outer(x: jax.Array, y: jax.Array, by_onednn: bool = False) -> jax.Array:
     """The sum over pixels of x y^T, of each device alone: `[S, C, F]`."""
+    if by_onednn:
+        return onednn.transposed_product(x, y)
     shards = tuple(range(x.ndim - 2))
     return lax.dot_general(x, y, (((x.ndim - 2,), (x.ndim - 2,)), (shards, shards)))
 

@@ -81,7 +81,7 @@ def groups(channels: int, weights: Weights) -> Iterator[Group]:
 
 
 def forward(
-    x: jax.Array, weights: Weights, epsilon: float, shards: int = 1
+    x: jax.Array, weights: Weights, epsilon: float, shards: int = 1, by_onednn: bool = False
 ) -> tuple[jax.Array, Saved]:
     """Returns the block's features, `[B, H, W, C + L * k]`, and what is to be saved."""
     channels, count = x.shape[3], len(weights)
@@ -107,10 +107,10 @@ def forward(
         source, inner = None, known
         if bottlenecks is not None:
             source = Part(bottlenecks, number * images)
-            stage = _stage(layer, 1, known, epsilon, images)
+            stage = _stage(layer, 1, known, epsilon, images, by_onednn)
             bottlenecks, inner = stage.forward(Part(features), source)
             source = source.of(bottlenecks)
-        stage = _stage(layer, 2, inner, epsilon, images)
+        stage = _stage(layer, 2, inner, epsilon, images, by_onednn)
         features, added = stage.forward(source, Part(features, channel=at))
         known = Moments(
             *(lax.dynamic_update_slice(*pair, (at,)) for pair in zip(known, added, strict=True))
@@ -136,6 +136,7 @@ def backward(
     gradient: jax.Array,
     epsilon: float,
     shards: int = 1,
+    by_onednn: bool = False,
 ) -> tuple[jax.Array, Weights]:
     """Returns the gradients of the block's input and of the weights, from that of `features`."""
     values, into = _split(features, shards), _split(gradient, shards)
@@ -156,14 +157,14 @@ def backward(
         own_mean = lax.dynamic_slice(mean, (at,), (k,))
         output = Output(Part(values, channel=at), None, own, own_mean)
         if bottlenecks is None:
-            stage = _stage(layer, 2, saved.features, epsilon, images)
+            stage = _stage(layer, 2, saved.features, epsilon, images, by_onednn)
             into, spatial, left = stage.gradient(output, Part(values), into, True)
             return (into, dz, pending.add(left)), (spatial,)
         z = Part(bottlenecks, number * images)
-        stage = _stage(layer, 2, inner, epsilon, images)
+        stage = _stage(layer, 2, inner, epsilon, images, by_onednn)
         output = output._replace(gradient=output.values.of(into))
         dz, spatial, left = stage.gradient(output, z, dz, False)
-        stage = _stage(layer, 1, saved.features, epsilon, images)
+        stage = _stage(layer, 1, saved.features, epsilon, images, by_onednn)
         output = Output(z, Part(dz), left, inner.mean)
         into, pointwise, left = stage.gradient(output, Part(values), into, True)
         return (into, dz, pending.add(left)), (spatial, pointwise)
@@ -207,12 +208,17 @@ def _images_first(array: jax.Array, images: int) -> jax.Array:
 
 
 def _stage(
-    layer: dict[str, Any], number: int, known: Moments, epsilon: float, images: int
+    layer: dict[str, Any],
+    number: int,
+    known: Moments,
+    epsilon: float,
+    images: int,
+    by_onednn: bool,
 ) -> Stage:
     """Stage 1 (bottleneck) or 2 (3x3) of a layer from `Group.stacked`."""
     kernel = layer[f"conv{number}"]
     norm = Norm.create(layer[f"norm{number}"], known.first(kernel.shape[0]), epsilon)
-    return Stage(norm, kernel, number == 2, images)
+    return Stage(norm, kernel, number == 2, images, by_onednn)
 
 
 def _named(

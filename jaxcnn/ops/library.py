@@ -13,13 +13,15 @@ from jaxcnn.ops.chunks import CHUNK_BYTES, chunk_size, map_chunks, sum_chunks
 from jaxcnn.ops.geometry import Geometry, Pads, Pair, height_width
 
 # Winograd's 16 products, as one call, pay from so many channels on, as long as the 16 kernels stay
-# in the cache: 8x8, 256 channels 12.0 ms against 19.6 of oneDNN's convolution; 16x16, 128: 20.4 and
-# 21.1; 4x4, 512: 28 and 22.
-_WINOGRAD_CHANNELS = 256
+# in the cache. Forward, oneDNN's convolution against them: 32x32, 64 channels 54 and 52 ms; 16x16,
+# 128: 41 and 34; 8x8, 256: 38 and 26; 4x4, 512: 34 and 51. In quicker minutes of the machine 128
+# channels are level. In ResNet-18's step 128 is the best: 256 takes 5 % longer, 64 takes 3 %.
+_WINOGRAD_CHANNELS = 128
 _WINOGRAD_BYTES = 4 << 20
 
-# Gradients of kernels with fewer channels on either side are left to `algorithms`.
-_FEWEST_CHANNELS = 8
+# The same for the gradient of the kernel, against one product of shifts (of patches from 256 on):
+# 64 channels 61 and 53 ms, 128: 61 and 40, 256: 54 and 29, 512: 50 and 45.
+_WINOGRAD_GRADIENT_CHANNELS = 64
 
 
 def handles(x: jax.Array, kernel_like: jax.Array) -> bool:
@@ -98,7 +100,9 @@ def _by_winograd(x: jax.Array, kernel: jax.Array, padding: Pads, size: Pair) -> 
 def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
     """The gradient of `forward` with respect to the kernel, `[h, w, C, F]` (or `[h, w, 1, C]`)."""
     channels, features = x.shape[3], dy.shape[3]
-    if not geometry.depthwise and min(channels, features) < _FEWEST_CHANNELS:
+    if _is_left(channels, features, geometry) or algorithms.is_widened(
+        geometry, channels, features
+    ):
         return algorithms.kernel_gradient(x, dy, geometry)
     images, padding = algorithms.cropped(x.astype(jnp.float32), geometry.padding)
     arrays = (images, dy.astype(jnp.float32))
@@ -107,11 +111,32 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Arra
         return pointwise.kernel_gradient(*arrays, geometry.strides, multiply).astype(x.dtype)
     if geometry.depthwise:
         gradient = _depthwise(*arrays, geometry, padding)
+    elif (
+        algorithms.is_dense3x3(geometry) and min(channels, features) >= _WINOGRAD_GRADIENT_CHANNELS
+    ):
+        gradient = _kernel_by_winograd(*arrays, padding)
     elif geometry.strides == (1, 1) and max(channels, features) <= 128:
         gradient = _by_shifts(*arrays, geometry, padding)
     else:
         gradient = _by_patches(*arrays, geometry, padding)
     return gradient.astype(x.dtype)
+
+
+def _kernel_by_winograd(x: jax.Array, dy: jax.Array, padding: Pads) -> jax.Array:
+    """Winograd's 16 products as one call, for a few images at a time: tiles stay in the cache."""
+    size = height_width(dy)
+    rows, columns = winograd.tile_counts(size)
+
+    def part(x: jax.Array, dy: jax.Array) -> jax.Array:
+        tiles = jnp.stack(winograd.transform_input(x, padding, size))
+        return onednn.transposed_product(
+            *lax.optimization_barrier((tiles, winograd.transform_output_gradient(dy)))
+        )
+
+    channels, features = x.shape[3], dy.shape[3]
+    budget = max(_WINOGRAD_BYTES, 16 * channels * features * 4)
+    images = chunk_size(x.shape[0], 16 * rows * columns * max(channels, features) * 4, budget)
+    return winograd.transform_kernel_gradient(sum_chunks(part, (x, dy), images))
 
 
 def _by_patches(x: jax.Array, dy: jax.Array, geometry: Geometry, padding: Pads) -> jax.Array:

@@ -110,9 +110,10 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The sum over pixels of a b^T: float32 `[P, C]` and `[P, F]` to `[C, F]`."""
+    """The sum over pixels of a b^T: float32 `[..., P, C]` and `[..., P, F]` to `[..., C, F]`."""
     config = {"onednn_matmul_config": {"transpose_a": True}}
-    return _call("__onednn$matmul", config, (a.shape[1], b.shape[1]), a, b)
+    shape = (*a.shape[:-2], a.shape[-1], b.shape[-1])
+    return _call("__onednn$matmul", config, shape, a, b)
 
 
 def _call(target: str, config: Any, shape: tuple[int, ...], *operands: jax.Array) -> jax.Array:
