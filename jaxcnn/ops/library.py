@@ -23,7 +23,7 @@ _WINOGRAD_BYTES = 4 << 20
 # 64 channels 61 and 53 ms, 128: 61 and 40, 256: 54 and 29, 512: 50 and 45.
 _WINOGRAD_GRADIENT_CHANNELS = 64
 
-# From so many channels on, shifts are quicker than patches, where Winograd does not apply. 32x32, 64
+# From so many channels on, shifts are quicker than patches where Winograd does not apply. 32x32, 64
 # features: 3 channels 8.8 and 6.3 ms, 64 channels 48 and 62.
 _SHIFTED_CHANNELS = 8
 
