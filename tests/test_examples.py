@@ -1,10 +1,11 @@
 """The examples for clusters, as far as they can be checked without one."""
 
 import re
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -22,8 +23,8 @@ def test_there_is_an_example_for_each_kind_of_cluster():
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_is_valid(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", str(path)], check=True)
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    subprocess.run([str(shellcheck), str(path)], check=True)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
@@ -36,10 +37,24 @@ def test_an_example_names_only_keys_and_configurations_that_exist(path):
     assert files and all((EXAMPLES.parents[1] / file).is_file() for file in files)
 
 
+def documents():
+    """What jobset.yaml holds, in order."""
+    return list(yaml.safe_load_all((EXAMPLES / "jobset.yaml").read_text()))
+
+
+def test_the_job_set_fits_the_schemas_of_kubernetes():
+    for document in documents():
+        if document["kind"] == "JobSet":  # An extension; what it makes jobs of has a schema.
+            (job,) = document["spec"]["replicatedJobs"]
+            document = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "train"}}
+            document |= job["template"]
+        latest = kubernetes_validate.latest_version()
+        kubernetes_validate.validate(document, latest, strict=True)
+
+
 def test_the_job_set_has_what_jax_looks_for():
-    documents = list(yaml.safe_load_all((EXAMPLES / "jobset.yaml").read_text()))
-    assert [d["kind"] for d in documents] == ["ServiceAccount", "Role", "RoleBinding", "JobSet"]
-    account, role, binding, job_set = documents
+    account, role, binding, job_set = documents()
+    assert [d["kind"] for d in documents()] == ["ServiceAccount", "Role", "RoleBinding", "JobSet"]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"][0]["name"] == account["metadata"]["name"]
     (job,) = job_set["spec"]["replicatedJobs"]
