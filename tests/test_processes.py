@@ -207,7 +207,8 @@ def test_a_checkpoint_restores_on_any_devices_and_processes_to_the_same_bytes(tm
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_devices_and_processes(tmp_path):
-    slow = "--config.optim.peak_lr=0.002"  # at a high rate rounding grows to differences that show
+    # At 0.002, rounding (one device may call oneDNN, several do not) grows to 2e-3 by the end.
+    slow = "--config.optim.peak_lr=0.001"
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     codes, outputs = _finish(_launch(1, whole, slow))
     assert codes == [0], outputs
@@ -220,4 +221,4 @@ def test_a_run_goes_on_with_other_devices_and_processes(tmp_path):
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (whole, stopped)]
     losses = [[json.loads(line)["train_loss"] for line in text] for text in lines]
     assert len(losses[0]) == 6
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
