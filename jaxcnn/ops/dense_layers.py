@@ -156,14 +156,14 @@ def totals(pixels: jax.Array, weights: jax.Array | None = None) -> jax.Array:
 
 
 def product(pixels: jax.Array, matrix: jax.Array, by_onednn: bool = False) -> jax.Array:
-    """`[S, P, C]` times `[C, F]`."""
+    """`[S, P, C]` times `[C, F]`; by oneDNN `[P, C]`, float32."""
     if by_onednn:
         return onednn.product(pixels, matrix)
     return lax.dot_general(pixels, matrix, (((pixels.ndim - 1,), (0,)), ((), ())))
 
 
 def outer(x: jax.Array, y: jax.Array, by_onednn: bool = False) -> jax.Array:
-    """The sum over pixels of x y^T, of each device alone: `[S, C, F]`."""
+    """The sum over pixels of x y^T, of each device alone: `[S, C, F]`; by oneDNN `[C, F]`, float32."""
     if by_onednn:
         return onednn.transposed_product(x, y)
     shards = tuple(range(x.ndim - 2))
