@@ -163,7 +163,7 @@ def product(pixels: jax.Array, matrix: jax.Array, by_onednn: bool = False) -> ja
 
 
 def outer(x: jax.Array, y: jax.Array, by_onednn: bool = False) -> jax.Array:
-    """The sum over pixels of x y^T, of each device alone: `[S, C, F]`; by oneDNN `[C, F]`, float32."""
+    """The sum over pixels of x y^T, each device alone: `[S, C, F]`; by oneDNN `[C, F]`, float32."""
     if by_onednn:
         return onednn.transposed_product(x, y)
     shards = tuple(range(x.ndim - 2))
