@@ -1,6 +1,7 @@
 """What holds for every test: strict JAX, the CPU, and the small networks and data they share."""
 
 import os
+from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -16,6 +17,7 @@ from jaxcnn.models.densenet import DenseNet
 from jaxcnn.models.lenet import LeNet
 from jaxcnn.models.mobilenet import MobileNet
 from jaxcnn.models.resnet import ResNet
+from jaxcnn.ops import winograd
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -50,6 +52,13 @@ def random_dataset(train: int = 48, evaluation: int = 20, size: int = 16) -> Dat
         class_names=tuple("abcdefghij"),
         fingerprint="noise",
     )
+
+
+@pytest.fixture(scope="module")
+def winograd_for_few_images():
+    """Winograd's algorithm where the kernels' transforms take longer than it saves, too."""
+    with mock.patch.object(winograd, "LEAST_SAVED", 0):
+        yield
 
 
 def init(model: nn.Module, images, seed: int = 0):

@@ -13,6 +13,8 @@ from test_ops_convolution import KINDS, pair
 
 from jaxcnn import ops
 
+pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
+
 
 def lowered(function: object, *arguments: jax.Array, platform: str) -> str:
     """The StableHLO of a function for a platform, which need not be present."""
@@ -79,9 +81,11 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     import jax, jax.numpy as jnp, numpy as np, re, sys
     from jax.sharding import NamedSharding, PartitionSpec as P
     from jaxcnn import ops
-    from jaxcnn.ops import algorithms
-    algorithms.chunk_size = lambda *_: 2  # Several chunks on each device, and not of equal size.
+    from jaxcnn.ops import algorithms, winograd
+    # Several chunks on each device, and not of equal size.
+    algorithms.chunk_size = winograd.chunk_size = lambda *_: 2
     algorithms.WINOGRAD_CHANNELS = algorithms.WINOGRAD_GRADIENT_CHANNELS = int(sys.argv[1])
+    winograd.LEAST_SAVED = 0
 
     def loss(kernels, x):
         plan = ((1, 1), (1, 1), (2, 1), (1, 32), (1, 1))

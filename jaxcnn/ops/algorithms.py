@@ -11,13 +11,14 @@ from jaxcnn.ops.chunks import chunk_size, map_chunks, sum_chunks
 from jaxcnn.ops.geometry import Geometry, Pads, height_width
 from jaxcnn.ops.widening import Widening
 
-# Below these many channels on either side, Winograd's 16 products are too thin to pay for the tile
-# transforms. Forward, XLA's own convolution against Winograd's: 32x32, 64 channels 28.6 and 28.1
-# ms; 16x16, 128: 24.1 and 18.7; 8x8, 256: 22.4 and 15.1; 4x4, 512: 21.5 and 18.2. Gradient of the
-# kernel, `exchanged` against Winograd's: 47 and 84; 30 and 41; 25 and 25; 22 and 19.5 (batch 128,
-# 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 15, interleaved).
-WINOGRAD_CHANNELS = 128
-WINOGRAD_GRADIENT_CHANNELS = 256
+# Below these many channels on either side, Winograd's products are too thin to pay for the
+# transforms. Forward, Winograd's against XLA's own convolution: 32x32, 64 channels 41 and 57 ms;
+# 16x16, 128: 21 and 49; 8x8, 256: 19 and 48; 4x4, 512: 22 and 47; but 32x32, 32: 16 and 15.
+# Gradient of the kernel, against `exchanged`: 55 and 78; 28 and 55; 24 and 52; 21 and 49; and with
+# 32 channels 24 and 31. (Batch 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 9,
+# interleaved.)
+WINOGRAD_CHANNELS = 64
+WINOGRAD_GRADIENT_CHANNELS = 32
 
 _WIDENED_CHANNELS = 100
 
@@ -25,12 +26,6 @@ _WIDENED_CHANNELS = 100
 def _compute_dtype(x: jax.Array) -> jnp.dtype:
     """bfloat16 is computed in float32: CPUs of this class have no bfloat16 arithmetic."""
     return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def is_dense3x3(geometry: Geometry) -> bool:
-    """Whether Winograd's algorithm can compute it."""
-    spatial = geometry.kernel_size == (3, 3) and geometry.strides == (1, 1)
-    return spatial and not geometry.depthwise
 
 
 def is_widened(geometry: Geometry, channels: int, features: int) -> bool:
@@ -42,9 +37,25 @@ def is_widened(geometry: Geometry, channels: int, features: int) -> bool:
     return spatial and not geometry.depthwise and channels * features <= _WIDENED_CHANNELS
 
 
-def _winograd_chunk(batch: int, geometry: Geometry, channels: int, itemsize: int) -> int:
-    rows, columns = winograd.tile_counts(geometry.output_size)
-    return chunk_size(batch, 16 * rows * columns * channels * itemsize)
+def is_winograd(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+    """Whether the convolution, or its gradient with respect to the images, is Winograd's."""
+    return min(channels, features) >= WINOGRAD_CHANNELS and winograd.pays(geometry, batch)
+
+
+def is_winograd_gradient(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+    """Whether the gradient with respect to the kernel is Winograd's."""
+    return min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS and winograd.pays(geometry, batch)
+
+
+def _exchanged_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Products a b^T: `[..., P, F]` and `[..., C, F]` to `[..., P, C]`."""
+    return jnp.matmul(a, b.swapaxes(-1, -2))
+
+
+def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The sum over pixels of a b^T: `[..., P, C]` and `[..., P, F]` to `[..., C, F]`."""
+    # Transposed before the product: Eigen is slow where the left operand is (94 ms against 104).
+    return jnp.matmul(lax.optimization_barrier(a.swapaxes(-1, -2)), b)
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:
@@ -66,15 +77,9 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
         )
     if pointwise.applies(geometry):
         return pointwise.forward(x.astype(dtype), weights, strides).astype(x.dtype)
-    if is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_CHANNELS:
-        transformed = winograd.transform_kernel(weights)
-        images = _winograd_chunk(batch, geometry, max(channels, features), dtype.itemsize)
-        return map_chunks(
-            lambda c: winograd.forward(c.astype(dtype), transformed, padding, size).astype(x.dtype),
-            (x,),
-            images,
-            shards,
-        )
+    if is_winograd(geometry, batch, channels, features):
+        x, padding = cropped(x, padding)
+        return winograd.forward(x, weights, padding, size, jnp.matmul, shards)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
@@ -105,6 +110,11 @@ def input_gradient(
     """The gradient of `forward` with respect to x, `[N, H, W, C]`."""
 
     def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
+        if is_winograd(back, max(1, dy.shape[0] // shards), *flipped.shape[2:]):
+            weights = flipped.astype(_compute_dtype(dy))
+            dy, padding = cropped(dy, back.padding)
+            size = back.output_size
+            return winograd.forward(dy, weights, padding, size, _exchanged_product, shards)
         exchanged = flipped if back.depthwise else flipped.swapaxes(2, 3)
         return forward(dy, exchanged, back, shards)
 
@@ -209,15 +219,10 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
         return gradient.reshape(*geometry.kernel_size, 1, features).astype(x.dtype)
     if pointwise.applies(geometry):
         return pointwise.kernel_gradient(x.astype(dtype), dy.astype(dtype), strides).astype(x.dtype)
-    if is_dense3x3(geometry) and min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS:
-        images = _winograd_chunk(batch, geometry, max(channels, features), dtype.itemsize)
-        gradient = sum_chunks(
-            lambda c, d: winograd.kernel_gradient(c.astype(dtype), d.astype(dtype), padding),
-            (x, dy),
-            images,
-            shards,
-        )
-        return winograd.transform_kernel_gradient(gradient).astype(x.dtype)
+    if is_winograd_gradient(geometry, batch, channels, features):
+        x_, padding = cropped(x, padding)
+        gradient = winograd.kernel_gradient(x_, dy, padding, _transposed_product, shards)
+        return gradient.astype(x.dtype)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         gradient = kernel_gradient(wide.images(x), wide.output_gradient(dy), wide.geometry, shards)

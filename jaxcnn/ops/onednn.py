@@ -109,6 +109,13 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     return _call("__onednn$matmul", {"onednn_matmul_config": {}}, shape, a, b)
 
 
+def exchanged_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Products a b^T of float32 matrices, `[..., P, F]` and `[..., C, F]`."""
+    config = {"onednn_matmul_config": {"transpose_b": True}}
+    shape = (*a.shape[:-1], b.shape[-2])
+    return _call("__onednn$matmul", config, shape, a, b)
+
+
 def transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
     """The sum over pixels of a b^T: float32 `[..., P, C]` and `[..., P, F]` to `[..., C, F]`."""
     config = {"onednn_matmul_config": {"transpose_a": True}}

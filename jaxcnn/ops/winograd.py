@@ -1,106 +1,213 @@
-"""How a dense 3x3 stride-1 convolution becomes matrix products: Winograd's F(2x2, 3x3).
+"""Dense 3x3 stride-1 convolutions as matrix products: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308, section 4.1:
-Y = A^T [(G g G^T) * (B^T d B)] A for tiles of 2x2 outputs made from 4x4 inputs, which takes 16
-multiplications instead of 36. The channel sum makes the product 16 matrix products, one for each
-position in the tile. Here tiles are 16 times `[T, C]`, T counting tiles of all images in a chunk.
+Y = A^T [(G g G^T) * (B^T d B)] A for tiles of m x m outputs made from inputs of a x a, a = m + 2,
+which takes a^2 multiplications instead of 9 m^2: 16 instead of 36, or 36 instead of 144. The
+channel sum makes the product a^2 matrix products, one for each position in the tile. Here tiles are
+`[a^2, T, C]`, T counting tiles of all images in a chunk.
+
+Every transform goes along one axis after the other, as a sum over all entries of a row of its
+matrix, zeros included: one loop for XLA, which it divides among the cores. Without the zeros each
+row is a loop of its own, and putting them together one more that runs on one core (32x32, 64
+channels: 34 ms against 31 for the whole convolution; 16x16, 128: 24 against 20).
 """
+
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import Pads, Pair, height_width
+from jaxcnn.ops.chunks import chunk_size, map_chunks, sum_chunks
+from jaxcnn.ops.geometry import Geometry, Pads, Pair, height_width
 
-_BT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-_AT = ((1, 1, 1, 0), (0, 1, -1, -1))
-_A = tuple(zip(*_AT, strict=True))
+# The points at which F(m x m, 3x3) evaluates its polynomials, besides infinity. 0, 1, -1, 2 and -2
+# would leave twice the error for m = 4 (1.5e-6 of the norm against 0.7e-6, 64 channels); see
+# Barabasz et al., arXiv:1803.10986, for why.
+_POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))}
 
-Grid = list[list[jax.Array]]
+# Tiles of one chunk. Forward, 32x32, 64 channels at 4, 8 and 16 MB: 33, 31 and 35 ms; 8x8, 256: 19,
+# 19 and 19. Gradient of the kernel, 16x16, 128: 27, 27 and 28 ms. Where the transformed kernels
+# are larger (512 channels: 38 MB), as much as they are: 40, 33 and, at 38 MB, 25 ms (4x4).
+_CHUNK_BYTES = 8 << 20
 
-
-def _combine(coefficients: tuple[float, ...], arrays: list[jax.Array]) -> jax.Array:
-    """Sum of coefficient * array for coefficients 1, -1 and 0, as plain additions."""
-    terms = [(c, a) for c, a in zip(coefficients, arrays, strict=True) if c]
-    terms.sort(key=lambda term: -term[0])  # Begin with a positive one: no negation.
-    total = terms[0][1] if terms[0][0] > 0 else -terms[0][1]
-    for c, a in terms[1:]:
-        total = total + a if c > 0 else total - a
-    return total
+Multiply = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _both_axes(matrix: tuple[tuple[float, ...], ...], grid: Grid) -> Grid:
-    """Matrix @ grid @ matrix^T, each entry of the grid being an array."""
-    columns = list(zip(*grid, strict=True))
-    half = [[_combine(row, list(column)) for column in columns] for row in matrix]
-    return [[_combine(row, entries) for row in matrix] for entries in half]
+@functools.cache
+def _matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A^T `[m, a]`, G `[a, 3]` and B^T `[a, a]`.
+
+    Toom and Cook's product of polynomials with 3 and m coefficients, transposed: evaluate both at
+    a - 1 points and at infinity, multiply, interpolate.
+    """
+
+    def evaluation(coefficients: int) -> np.ndarray:
+        finite = [[point**k for k in range(coefficients)] for point in _POINTS[m]]
+        return np.array([*finite, [0.0] * (coefficients - 1) + [1.0]])
+
+    interpolation = np.linalg.inv(evaluation(m + 2))
+    return evaluation(m).T, evaluation(3), interpolation.T
 
 
-def tile_counts(output_size: Pair) -> Pair:
+# Below so many saved multiplications for each number of the transformed kernel, transforming it
+# costs more: 4x4, 512 channels, forward, Winograd's against oneDNN's for 8, 32 and 128 images: 8.6
+# and 4.0, 11.0 and 9.9, 18.7 and 32.3 ms; they save 24, 96 and 384.
+LEAST_SAVED = 128
+
+
+def _multiplications(output_size: Pair, m: int) -> int:
+    rows, columns = tile_counts(output_size, m)
+    return (m + 2) ** 2 * rows * columns
+
+
+def _tile_size(output_size: Pair) -> int:
+    """The m of the F(m x m, 3x3) with the fewest multiplications for outputs of this size."""
+    return min(_POINTS, key=lambda m: _multiplications(output_size, m))
+
+
+def pays(geometry: Geometry, batch: int) -> bool:
+    """Whether it can compute this convolution, and saves enough multiplications.
+
+    At least half of them, for there are the transforms of the images, too.
+    """
+    height, width = size = geometry.output_size
+    m = _tile_size(size)
+    direct, fewest = 9 * height * width, _multiplications(size, m)
+    dense = geometry.kernel_size == (3, 3) and not geometry.depthwise
+    enough = batch * (direct - fewest) >= LEAST_SAVED * (m + 2) ** 2
+    return dense and geometry.strides == (1, 1) and 2 * fewest <= direct and enough
+
+
+def tile_counts(output_size: Pair, m: int) -> Pair:
     """Tiles along height and width that cover an output of this size."""
-    return -(-output_size[0] // 2), -(-output_size[1] // 2)
+    return -(-output_size[0] // m), -(-output_size[1] // m)
 
 
-def transform_kernel(kernel: jax.Array) -> jax.Array:
-    """G g G^T: `[3, 3, C, F]` to `[16, C, F]`."""
-    g = np.asarray(_G, kernel.dtype)
-    return jnp.einsum("ip,jq,pqcf->ijcf", g, g, kernel).reshape(16, *kernel.shape[2:])
+def _combine(matrix: np.ndarray, parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Sums of the parts by the rows of a matrix, stacked along a new axis, in one loop."""
+    shape = list(parts[0].shape)
+    shape.insert(axis, len(matrix))
+    others = tuple(d for d in range(len(shape)) if d != axis)
+    terms = [
+        lax.broadcast_in_dim(part, shape, others)
+        * lax.broadcast_in_dim(jnp.asarray(column, part.dtype), shape, (axis,))
+        for part, column in zip(parts, matrix.T, strict=True)
+    ]
+    # The barrier keeps XLA from computing this again for every use by the transform that follows.
+    return lax.optimization_barrier(functools.reduce(jnp.add, terms))
 
 
-def transform_kernel_gradient(gradient: jax.Array) -> jax.Array:
-    """The transpose of `transform_kernel`: `[16, C, F]` to `[3, 3, C, F]`."""
-    g = np.asarray(_G, gradient.dtype)
-    return jnp.einsum("ip,jq,ijcf->pqcf", g, g, gradient.reshape(4, 4, *gradient.shape[1:]))
+def transform_kernel(kernel: jax.Array, m: int) -> jax.Array:
+    """G g G^T: `[3, 3, C, F]` to `[a^2, C, F]`."""
+    _, g, _ = _matrices(m)
+    half = _combine(g, [kernel[p] for p in range(3)], 0)
+    whole = _combine(g, [half[:, q] for q in range(3)], 0)
+    return whole.reshape(-1, *kernel.shape[2:])
 
 
-def transform_input(x: jax.Array, padding: Pads, output_size: Pair) -> list[jax.Array]:
-    """B^T d B of every tile: `[n, H, W, C]` to 16 times `[T, C]`."""
-    rows, columns = tile_counts(output_size)
-    config = [(0, 0, 0)] + [
-        (low, 2 * tiles + 2 - size - low, 0)
+def transform_kernel_gradient(gradient: jax.Array, m: int) -> jax.Array:
+    """The transpose of `transform_kernel`: `[a^2, C, F]` to `[3, 3, C, F]`."""
+    _, g, _ = _matrices(m)
+    across = gradient.reshape(m + 2, m + 2, *gradient.shape[1:])
+    half = _combine(g.T, list(across), 0)
+    return _combine(g.T, [half[:, p] for p in range(m + 2)], 0)
+
+
+def transform_input(x: jax.Array, padding: Pads, output_size: Pair, m: int) -> jax.Array:
+    """B^T d B of every tile: `[n, H, W, C]` to `[a^2, T, C]`."""
+    _, _, bt = _matrices(m)
+    rows, columns = tile_counts(output_size, m)
+    config = [
+        (low, m * tiles + 2 - size - low, 0)
         for tiles, size, (low, _) in zip((rows, columns), x.shape[1:3], padding, strict=True)
     ]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), [*config, (0, 0, 0)])
-    grid = [
-        [padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for j in range(4)]
-        for i in range(4)
-    ]
-    return [v.reshape(-1, x.shape[3]) for row in _both_axes(_BT, grid) for v in row]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    padded = lax.optimization_barrier(padded)
+    down = [padded[:, i : i + m * (rows - 1) + 1 : m] for i in range(m + 2)]
+    half = _combine(bt, down, 0)
+    across = [half[:, :, :, j : j + m * (columns - 1) + 1 : m] for j in range(m + 2)]
+    return _combine(bt, across, 0).reshape((m + 2) ** 2, -1, x.shape[3])
 
 
-def transform_output(products: list[jax.Array], images: int, output_size: Pair) -> jax.Array:
-    """A^T m A of every tile: 16 times `[T, F]` to `[n, H, W, F]`."""
-    rows, columns = tile_counts(output_size)
-    m = [product.reshape(images, rows, columns, -1) for product in products]
-    y = _both_axes(_AT, [m[4 * i : 4 * i + 4] for i in range(4)])
-    interleaved = jnp.stack([jnp.stack(row, 3) for row in y], 2)
-    whole = interleaved.reshape(images, 2 * rows, 2 * columns, -1)
-    return whole[:, : output_size[0], : output_size[1]]
+def transform_output(products: jax.Array, images: int, output_size: Pair, m: int) -> jax.Array:
+    """A^T y A of every tile: `[a^2, T, F]` to `[n, H, W, F]`."""
+    at, _, _ = _matrices(m)
+    (height, width), (rows, columns) = output_size, tile_counts(output_size, m)
+    across = products.reshape(m + 2, m + 2, images, rows, columns, -1)
+    half = _combine(at, list(across), 4)
+    whole = _combine(at, list(half), 2).reshape(images, m * rows, m * columns, -1)
+    return whole[:, :height, :width]
 
 
-def transform_output_gradient(dy: jax.Array) -> jax.Array:
-    """The transpose of `transform_output`: `[n, H, W, F]` to `[16, T, F]`."""
+def transform_output_gradient(dy: jax.Array, m: int) -> jax.Array:
+    """The transpose of `transform_output`: `[n, H, W, F]` to `[a^2, T, F]`."""
+    at, _, _ = _matrices(m)
     n, height, width, features = dy.shape
-    rows, columns = tile_counts((height, width))
-    dy = jnp.pad(dy, ((0, 0), (0, 2 * rows - height), (0, 2 * columns - width), (0, 0)))
-    d = dy.reshape(n, rows, 2, columns, 2, features)
-    tiles = _both_axes(_A, [[d[:, :, p, :, q] for q in range(2)] for p in range(2)])
-    return jnp.stack([v.reshape(-1, features) for row in tiles for v in row])
+    rows, columns = tile_counts((height, width), m)
+    dy = jnp.pad(dy, ((0, 0), (0, m * rows - height), (0, m * columns - width), (0, 0)))
+    d = dy.reshape(n, rows, m, columns * m, features)
+    half = _combine(at.T, [d[:, :, p] for p in range(m)], 0)
+    half = half.reshape(m + 2, n, rows, columns, m, features)
+    whole = _combine(at.T, [half[:, :, :, :, q] for q in range(m)], 0)
+    return whole.reshape((m + 2) ** 2, -1, features)
 
 
-def forward(x: jax.Array, transformed: jax.Array, padding: Pads, output_size: Pair) -> jax.Array:
-    """The convolution of `[n, H, W, C]` with a kernel already transformed, `[16, C, F]`."""
-    # 16 products, not one batched product, whose operand would have to be put together first: 68
-    # ms against 74 (128 images, 32x32, 64 channels; 2 cores of an EPYC, jax 0.10.2, best of 5).
-    tiles = transform_input(x, padding, output_size)
-    products = [tile @ transformed[i] for i, tile in enumerate(tiles)]
-    return transform_output(products, x.shape[0], output_size)
+def _chunk(batch: int, size: Pair, m: int, channels: int, features: int) -> int:
+    """Images in a chunk."""
+    rows, columns = tile_counts(size, m)
+    kernels = 4 * (m + 2) ** 2 * channels * features
+    tiles = 4 * (m + 2) ** 2 * rows * columns * max(channels, features)
+    return chunk_size(batch, tiles, max(_CHUNK_BYTES, kernels))
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, padding: Pads) -> jax.Array:
-    """The gradient of the transformed kernel, `[16, C, F]`."""
-    # Transposed before the product: Eigen is slow where the left operand is (94 ms against 104).
-    tiles = jnp.stack(transform_input(x, padding, height_width(dy))).swapaxes(1, 2)
-    return jnp.matmul(lax.optimization_barrier(tiles), transform_output_gradient(dy))
+def forward(
+    x: jax.Array, kernel: jax.Array, padding: Pads, size: Pair, multiply: Multiply, shards: int = 1
+) -> jax.Array:
+    """The convolution of `[N, H, W, C]` with `[3, 3, C, F]`, computed in the kernel's dtype.
+
+    Args:
+      x: the images.
+      kernel: of the convolution.
+      padding: zeros before and after, along height and width.
+      size: of the result, height and width.
+      multiply: products of `[a^2, T, C]` and `[a^2, C, F]`.
+      shards: devices over which the batch may be sharded.
+    """
+    m = _tile_size(size)
+    # With the barrier the transformed kernel exists only while it is used.
+    x, kernel = lax.optimization_barrier((x, kernel))
+    transformed = transform_kernel(kernel, m)
+
+    def part(x: jax.Array) -> jax.Array:
+        tiles = transform_input(x.astype(kernel.dtype), padding, size, m)
+        y = transform_output(multiply(tiles, transformed), x.shape[0], size, m)
+        return y.astype(x.dtype)
+
+    images = _chunk(max(1, x.shape[0] // shards), size, m, *kernel.shape[2:])
+    return map_chunks(part, (x,), images, shards)
+
+
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, padding: Pads, multiply: Multiply, shards: int = 1
+) -> jax.Array:
+    """The gradient of `forward` with respect to the kernel, `[3, 3, C, F]`.
+
+    Args:
+      x: the images, `[N, H, W, C]`.
+      dy: gradient of the convolution, `[N, H', W', F]`.
+      padding: as in `forward`.
+      multiply: sums over T of products of `[a^2, T, C]` and `[a^2, T, F]`.
+      shards: devices over which the batch may be sharded.
+    """
+    size, dtype = height_width(dy), jnp.promote_types(x.dtype, jnp.float32)
+    m = _tile_size(size)
+
+    def part(x: jax.Array, dy: jax.Array) -> jax.Array:
+        tiles = transform_input(x.astype(dtype), padding, size, m)
+        return multiply(tiles, transform_output_gradient(dy.astype(dtype), m))
+
+    images = _chunk(max(1, x.shape[0] // shards), size, m, x.shape[3], dy.shape[3])
+    return transform_kernel_gradient(sum_chunks(part, (x, dy), images, shards), m)
