@@ -199,10 +199,9 @@ def patches(pixels: jax.Array, size: tuple[int, int]) -> jax.Array:
     *lead, k = pixels.shape
     height, width = size
     grid = jnp.pad(pixels.reshape(-1, height, width, k), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # Columns, then rows: six copies in place of nine.
     grid = lax.optimization_barrier(grid)
-    parts = [
-        grid[:, 2 - row : 2 - row + height, 2 - column : 2 - column + width]
-        for row in range(3)
-        for column in range(3)
-    ]
-    return lax.optimization_barrier(jnp.concatenate(parts, axis=-1)).reshape(*lead, 9 * k)
+    grid = jnp.concatenate([grid[:, :, 2 - i : 2 - i + width] for i in range(3)], axis=-1)
+    grid = lax.optimization_barrier(grid)
+    grid = jnp.concatenate([grid[:, 2 - i : 2 - i + height] for i in range(3)], axis=-1)
+    return lax.optimization_barrier(grid).reshape(*lead, 9 * k)
