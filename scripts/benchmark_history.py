@@ -30,6 +30,9 @@ VERSIONS = (
     "190a22c",
     "0702ebc",
     "68a670b",
+    "a6eade3",
+    "ac16b35",
+    "faf4d0a",
 )
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
 
