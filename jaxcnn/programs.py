@@ -129,6 +129,7 @@ class Programs:
             ema_decay=ema_decay,
             max_nonfinite=max_nonfinite,
             norm_groups=mesh.size if layout.local_norms else 1,
+            devices=mesh.size,
         )
         shapes = jax.eval_shape(init, self._init_key)
         shardings = jax.tree.map(lambda _: whole, shapes)
