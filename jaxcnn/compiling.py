@@ -17,7 +17,7 @@ def compiler_options() -> dict[str, str | bool]:
     batch 128, jax 0.10.2 and 0.12.0.1). Can go when XLA keeps them as it does on GPU and TPU.
     """
     if jax.default_backend() == "cpu":
-        return {"xla_disable_hlo_passes": "cse_barrier_expander", **ops.CPU_COMPILER_OPTIONS}
+        return {**ops.CPU_COMPILER_OPTIONS}
     return {}
 
 
