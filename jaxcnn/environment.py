@@ -109,8 +109,8 @@ def sparing(program: Any) -> Callable[..., Any]:
 
     XLA's CPU runtime frees the intermediate arrays of a program just after it has said that the
     result is there. A program that is started at that moment asks for as much memory again: 20
-    steps of ResNet-18 at batch 128 and an evaluation reached 4.7 to 5.7 GB so, and 3.5 GB with the
-    wait (2 cores of an EPYC, jax 0.10.2, two runs each). The wait is a hundredth of the program's
+    steps of ResNet-18 at batch 128 and an evaluation reached 5.7 GB so, and 3.6 GB with the wait
+    (2 cores of an EPYC, jax 0.10.2, one run each). The wait is a hundredth of the program's
     time, at most a millisecond. Programs with less than 64 MB of intermediate arrays are returned
     as they are: LeNet's steps would lose a sixth of their speed.
     """

@@ -120,3 +120,10 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
         timeout=300,
     )
     assert result.stdout.strip() == "passed", result.stderr[-3000:]
+
+
+def test_the_options_for_the_cpu_keep_winograd_s_loops_apart() -> None:
+    ours, _, x, kernel = pair("winograd")
+    program = jax.jit(ours).lower(x, kernel)
+    assert "opt-barrier" in program.compile(dict(ops.CPU_COMPILER_OPTIONS)).as_text()
+    assert "opt-barrier" not in program.compile().as_text()  # Why the options are needed.

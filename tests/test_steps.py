@@ -1,5 +1,7 @@
 """One step and one evaluation: learning, averaging, independence of batching."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,3 +149,14 @@ def test_another_batch_size_than_the_compiled_one_is_an_error():
     programs = _programs(random_dataset())
     with pytest.raises(ValueError, match="size 9 into shape"):
         list(programs.calls(np.arange(9, dtype=np.int32)[None]))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_numbers_that_are_not_finite_are_found_in_arrays_of_any_size(devices):
+    tree = {"large": np.ones((300, 300), np.float32), "small": np.ones(3, np.float32)}
+    tree["none"] = np.float32(1)
+    assert steps._all_finite(tree, devices)
+    for name, bad in itertools.product(tree, (np.nan, np.inf, -np.inf)):
+        broken = np.array(tree[name])
+        broken.flat[-1] = bad
+        assert not steps._all_finite({**tree, name: broken}, devices), (name, bad)

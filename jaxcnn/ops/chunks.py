@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Bytes of intermediates (transformed tiles, patches) that one chunk may create: less is kept nearer
-# to the core, more needs fewer kernels, each of which has to be started on all cores. Steps of
-# densenet40_k12 at 4, 16 and 32 MB: 1,625 and 1,836, 1,251 and 1,158, 1,542 ms; Winograd's forward
-# pass, 8x8, 256 channels: 27, 15 and 14 ms (batch 128, 2 cores of an EPYC with AVX-512 and 32 MB of
-# third-level cache, jax 0.10.2, medians of 4 and 15; several figures are of several runs).
+# Bytes of intermediates (patches, normalised features; Winograd's tiles have a budget of their
+# own) that one chunk may create: less is kept nearer to the core, more needs fewer kernels, each of
+# which has to be started on all cores. Steps of densenet40_k12 at 4, 16 and 32 MB: 1,625 and 1,836,
+# 1,251 and 1,158, 1,542 ms (batch 128, 2 cores of an EPYC with AVX-512 and 32 MB of third-level
+# cache, jax 0.10.2, medians of 4; several figures are of several runs).
 CHUNK_BYTES = 16 << 20
 
 
