@@ -11,10 +11,11 @@ from jaxcnn import ops
 def compiler_options() -> dict[str, str | bool]:
     """Returns the options that every program here is compiled with.
 
-    On the CPU, among others (see `ops.platform`), one that keeps barriers. XLA expands the optimization barriers of `jax.checkpoint` before it merges common
-    subexpressions, which undoes the rematerialisation: DenseNet with remat then needs
-    as much memory as without (194 MB; with the barriers kept 90 MB: 6 layers of k = 8, 16x16,
-    batch 128, jax 0.10.2 and 0.12.0.1). Can go when XLA keeps them as it does on GPU and TPU.
+    On the CPU one of them (see `ops.platform` for all) is there for `jax.checkpoint`, too: XLA
+    expands its barriers before it merges common subexpressions, which undoes the
+    rematerialisation. DenseNet with remat then needs as much memory as without (194 MB; with the
+    barriers kept 90 MB: 6 layers of k = 8, 16x16, batch 128, jax 0.10.2 and 0.12.0.1). It can go
+    when XLA keeps them as it does on GPU and TPU.
     """
     if jax.default_backend() == "cpu":
         return dict(ops.CPU_COMPILER_OPTIONS)
