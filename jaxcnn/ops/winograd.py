@@ -170,7 +170,7 @@ def forward(
 
     Args:
       x: the images.
-      kernel: of the convolution.
+      kernel: of the convolution; `[3, 3, F, C]` if `multiply` exchanges its channels.
       padding: zeros before and after, along height and width.
       size: of the result, height and width.
       multiply: products of `[a^2, T, C]` and `[a^2, C, F]`.
