@@ -1,6 +1,7 @@
 """How fast each algorithm for a 3x3 convolution is, by shape: the measurements behind `jaxcnn.ops`.
 
     python scripts/benchmark_layers.py --peer torch --out docs/results/cpu-layers.json
+    python scripts/benchmark_layers.py --default_options --out docs/results/cpu-layers-default.json
     python scripts/benchmark_layers.py --table docs/results/cpu-layers.json
 
 Forward, gradient of the images and gradient of the kernel. What is timed takes turns, so a busy
@@ -39,8 +40,10 @@ PADDING = ((1, 1), (1, 1))
 Timed = Callable[[], Any]
 
 
-def ours(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> dict[str, Timed]:
-    """Each algorithm, compiled, on these arrays."""
+def ours(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, options: dict[str, Any]
+) -> dict[str, Timed]:
+    """Each algorithm, compiled with these options, on these arrays."""
     geometry = Geometry(
         input_size=(x.shape[1], x.shape[2]),
         kernel_size=(3, 3),
@@ -94,7 +97,6 @@ def ours(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> dict[str, Timed]:
         }
         for name, (function, a, b) in by_library.items():
             functions[f"{name}: oneDNN"] = (functools.partial(function, geometry=geometry), a, b)
-    options: dict[str, Any] = dict(ops.CPU_COMPILER_OPTIONS)
 
     def compiled(function: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> Timed:
         program = jax.jit(function).lower(a, b).compile(options)
@@ -126,7 +128,13 @@ def pytorch(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, threads: int) -> 
     return {"forward: PyTorch": forward, "all three: PyTorch": everything}
 
 
-def measure(shape: tuple[int, int, int], batch: int, rounds: int, peers: list[str]) -> Any:
+def measure(
+    shape: tuple[int, int, int],
+    batch: int,
+    rounds: int,
+    peers: list[str],
+    options: dict[str, Any],
+) -> Any:
     """Milliseconds of each algorithm for one shape."""
     size, channels, features = shape
     rng = np.random.default_rng(0)
@@ -134,7 +142,7 @@ def measure(shape: tuple[int, int, int], batch: int, rounds: int, peers: list[st
     x, kernel, dy = (
         rng.normal(size=s).astype(np.float32) for s in (*shapes, (*shapes[0][:3], features))
     )
-    timed = ours(*map(jnp.asarray, (x, kernel, dy)))
+    timed = ours(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(dy), options)
     if "torch" in peers:
         timed |= pytorch(x, kernel, dy, os.cpu_count() or 1)
     seconds: dict[str, list[float]] = {name: [] for name in timed}
@@ -158,9 +166,10 @@ def table(report: dict[str, Any]) -> str:
         times = " | ".join(f"{row['milliseconds'][name]:.1f}" for name in names)
         lines.append(f"| {row['size']}, {row['channels']}, {row['features']} | {times} |")
     lines.append("")
+    options = "jaxcnn's" if report["compiler_options"] else "default"
     lines.append(
         f"Milliseconds, batch {report['batch_size']}, float32, medians of {report['rounds']}, "
-        f"{report['machine']}, jax {report['jax']}."
+        f"{report['machine']}, jax {report['jax']}, {options} compiler options."
     )
     return "\n".join(lines)
 
@@ -173,6 +182,11 @@ def main() -> int:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15, help="medians of so many")
     parser.add_argument("--peer", action="append", choices=["torch"], default=[])
+    parser.add_argument(
+        "--default_options",
+        action="store_true",
+        help="compile as JAX does where nobody passes ops.CPU_COMPILER_OPTIONS",
+    )
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--table", help="prints the table of such a file; measures nothing")
     args = parser.parse_args()
@@ -180,15 +194,17 @@ def main() -> int:
         print(table(json.loads(Path(args.table).read_text())))
         return 0
     environment.keep_freed_memory()
+    options: dict[str, Any] = {} if args.default_options else dict(ops.CPU_COMPILER_OPTIONS)
     report: dict[str, Any] = {
         "machine": environment.machine(),
         "jax": jax.__version__,
         "batch_size": args.batch_size,
         "rounds": args.rounds,
+        "compiler_options": options,
         "shapes": [],
     }
     for shape in SHAPES:
-        report["shapes"].append(measure(shape, args.batch_size, args.rounds, args.peer))
+        report["shapes"].append(measure(shape, args.batch_size, args.rounds, args.peer, options))
         if args.out:
             Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
     print(table(report))
