@@ -7,8 +7,6 @@ import platform
 import stat
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,48 +82,27 @@ _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep freed memory for the next step in place of giving it to the system.
+    """Has a CPU program's memory kept for the next step, in place of given back to the system.
 
-    XLA's CPU runtime allocates each step's intermediate arrays anew. By default glibc returns such
-    blocks at once, and the system zeroes them page by page when the next step asks for them:
-    MobileNet's step at batch 128 takes 174 ms so, and 94 ms with the memory kept (2 cores of an
-    EPYC, jax 0.10.2, medians of 12 steps), for a peak memory of 1.36 in place of 0.97 GB. Does
-    nothing without glibc, or where the user has set glibc's own variables.
+    Call it before JAX initialises a backend. XLA's CPU runtime allocates each step's intermediate
+    arrays anew. By default glibc returns such blocks at once, and the system zeroes them page by
+    page when the next step asks for them. Here glibc keeps them, which it can do with what the main
+    thread allocates; so programs run on the thread that calls them, which then returns when all is
+    freed. Steps at batch 128, and compiling, by default, with the memory kept and with one arena
+    for all threads in place of the main thread's: MobileNet 62, 36 and 41 ms; DenseNet-40 1,938,
+    1,949 and 2,280 ms, 13, 13 and 19 s (2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 30
+    and 4 steps). A program that has not freed its memory when the next one begins, as without the
+    calling thread, makes ResNet-18's peak 1,851 in place of 1,093 MB in some runs.
+
+    Does nothing to the C library without glibc, or where the user has set glibc's own variables.
     """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names and numbers from malloc.h
-    # One arena: only the main one grows without mmap.
-    for option, value in ((mmap_max, 0), (trim_threshold, -1), (arena_max, 1)):
+    mmap_max, trim_threshold = -4, -1  # names and numbers from malloc.h
+    for option, value in ((mmap_max, 0), (trim_threshold, -1)):
         mallopt(option, value)
-
-
-_LARGE_BYTES = 64 << 20
-
-
-def sparing(program: Any) -> Callable[..., Any]:
-    """Returns a compiled program that, on the CPU, returns when it has freed its memory.
-
-    XLA's CPU runtime frees the intermediate arrays of a program just after it has said that the
-    result is there. A program that is started at that moment asks for as much memory again: 20
-    steps of ResNet-18 at batch 128 and an evaluation reached 5.7 GB so, and 3.6 GB with the wait
-    (2 cores of an EPYC, jax 0.10.2, one run each). The wait is a hundredth of the program's
-    time, at most a millisecond. Programs with less than 64 MB of intermediate arrays are returned
-    as they are: LeNet's steps would lose a sixth of their speed.
-    """
-    if jax.default_backend() != "cpu":
-        return program
-    if program.memory_analysis().temp_size_in_bytes < _LARGE_BYTES:
-        return program
-
-    def call(*arguments: Any) -> Any:
-        began = time.perf_counter()
-        result = jax.block_until_ready(program(*arguments))
-        time.sleep(min(0.001, (time.perf_counter() - began) / 100))
-        return result
-
-    return call
 
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
-from jaxcnn import batches, environment, feed, metrics, parallel, steps
+from jaxcnn import batches, feed, metrics, parallel, steps
 from jaxcnn.augment import Moments
 from jaxcnn.compiling import compiled, init_compiler_options
 from jaxcnn.data import Dataset
@@ -159,9 +159,6 @@ class Programs:
             (steps.evaluated_variables(self.template), *_batch(self._eval, size, image), mask),
         )
 
-        self._train_call = environment.sparing(self.train_program)
-        self._eval_call = environment.sparing(self.eval_program)
-
     def init(self) -> steps.TrainState:
         """Returns the state at step 0."""
         return self._init(self._init_key)
@@ -184,7 +181,7 @@ class Programs:
     def train(self, state: steps.TrainState, call: Call) -> steps.TrainState:
         """Takes the steps of a call from `calls`; `state` is used up."""
         counts = () if self.layout.steps_per_call == 1 else (self._count(call.steps),)
-        return self._train_call(state, self._key, *call.batch, *counts)
+        return self.train_program(state, self._key, *call.batch, *counts)
 
     def evaluate(
         self, state: steps.TrainState, between: Callable[[jax.Array], None] = lambda count: None
@@ -199,7 +196,7 @@ class Programs:
         sent = self._eval.batches(indices for indices, _ in rows)
         for batch, (_, mask) in zip(sent, rows, strict=True):
             placed = parallel.place(mask, self._eval.sharding)
-            sums = self._eval_call(variables, *batch, placed)
+            sums = self.eval_program(variables, *batch, placed)
             before, total = total, metrics.add(total, sums)
             jax.block_until_ready(before)
             between(total["count"])
