@@ -106,7 +106,7 @@ def test_it_is_the_block_layer_by_layer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dense_stages, "images_in_chunk", lambda *_: 2)  # Some batches leave a rest.
-    monkeypatch.setattr(dense_passes, "_WIDEST", widest)
+    monkeypatch.setattr(dense_passes, "_WIDEST", dict.fromkeys((False, True), widest))
     with jax.enable_x64(True):
         x, weights = pixels(batch, height, width, 5), make(5, 3, 4, bottleneck)
         ours = values_and_gradients(one_operation, x, weights)
@@ -117,7 +117,7 @@ def test_it_is_the_block_layer_by_layer(
 def test_layers_of_like_width_share_a_loop(
     widest: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense_passes, "_WIDEST", widest)
+    monkeypatch.setattr(dense_passes, "_WIDEST", dict.fromkeys((False, True), widest))
     groups = list(dense_passes.groups(5, make(5, 3, 4, 0, np.float32)))
     assert [len(group.layers) for group in groups] == sizes
     assert [group.channels for group in groups] == [5 + 4 * (n - 1) for n in np.cumsum(sizes)]

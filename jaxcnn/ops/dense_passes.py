@@ -28,11 +28,12 @@ from jaxcnn.ops.dense_layers import (
 )
 from jaxcnn.ops.dense_stages import Output, Stage, moments
 
-# Input channels of a loop's last layer over those of its first, at most. With 1 (each layer on its
-# own), 1.15 and 1.25, densenet40_k12 compiled in 18.3, 12.3 and 10.7 s and its step took 866, 883
-# and 902 ms; densenet_bc100_k12 in 24.9 s (1), 19.0 (1.15) and 17.3 (1.3), 1,490, 1,462 and 1,455
-# ms (batch 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 4 steps).
-_WIDEST = 1.3
+# Input channels of a loop's last layer over those of its first, at most, by whether there are
+# bottlenecks. More is less to compile, and more zeros to multiply. densenet40_k12 compiled in
+# 25.3 s (1), 17.1 (1.1), 13.9 (1.15) and 13.0 (1.3), its step took 1,895, 1,685, 1,760 and 1,727
+# ms; densenet_bc100_k12 in 21.2 s (1.3), 20.3 (1.5) and 18.6 (1.7), 2,540, 2,433 and 2,496 ms
+# (batch 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 4 steps).
+_WIDEST = {False: 1.15, True: 1.6}
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -70,11 +71,12 @@ class Group(NamedTuple):
 
 
 def groups(channels: int, weights: Weights) -> Iterator[Group]:
-    """The block's layers, in order, in as few groups as `_WIDEST` allows."""
+    """The block's layers, in order, in as few groups as is allowed above."""
+    widest = _WIDEST["conv1" in weights[0]]
     k = weights[0]["conv2"]["kernel"].shape[3]
     begin = 0
     while begin < len(weights):
-        most = int(_WIDEST * (channels + begin * k))
+        most = int(widest * (channels + begin * k))
         end = min(len(weights), begin + (most - channels - begin * k) // k + 1)
         yield Group(weights[begin:end], jnp.arange(begin, end), channels + (end - 1) * k)
         begin = end
