@@ -89,11 +89,11 @@ def take_turns(running: list[Contender], rounds: int) -> list[dict[str, Any]]:
         steps = []
         for contender in running:  # Warm up, and see how many steps fill half a second.
             contender.run(2)
-            steps.append(max(1, min(20, round(0.5 / contender.seconds[-1]))))
+            steps.append(max(1, min(100, round(0.5 / contender.seconds[-1]))))
             contender.seconds.clear()
         for _ in range(rounds):
             for contender, count in zip(running, steps, strict=True):
-                time.sleep(0.2)  # Threads of the last contender stop spinning.
+                time.sleep(0.3)  # Threads of the last contender stop spinning.
                 contender.run(count)
         return [contender.result() for contender in running]
     finally:
