@@ -1,5 +1,7 @@
 """How any dense convolution becomes one matrix product: patches side by side (im2col)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -34,6 +36,21 @@ def patches(
     """`[n, H, W, C]` to `[n, H', W', h * w * C]`, the kernel's input at each output pixel."""
     parts = shifted(x, kernel_size, strides, padding, output_size)
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+
+def side_by_side(parts: list[jax.Array]) -> jax.Array:
+    """The parts, `[n, H, W, C]`, one after the other along the channels, in one loop.
+
+    They are added up with zeros around each; XLA would write the parts of a concatenation to memory
+    one by one, each on one core.
+    """
+    channels, count = parts[0].shape[3], len(parts)
+    zero = jnp.zeros((), parts[0].dtype)
+    placed = [
+        lax.pad(part, zero, [(0, 0, 0)] * 3 + [(i * channels, (count - 1 - i) * channels, 0)])
+        for i, part in enumerate(parts)
+    ]
+    return functools.reduce(jnp.add, placed)
 
 
 def forward(

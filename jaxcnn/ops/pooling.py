@@ -160,6 +160,28 @@ def _max_pool_jvp(
 
 def _avg_pool(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> jax.Array:
     if _is_partition(x, window, strides, pads):
-        return jnp.mean(_in_windows(x, window), axis=(2, 4))
+        return _mean_of_windows(x, window)
     total = functools.reduce(jnp.add, _windows(x, window, strides, pads, 0.0))
     return total / (window[0] * window[1])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _mean_of_windows(x: jax.Array, window: Pair) -> jax.Array:
+    """The mean of each window, in one loop together with what computes `x`.
+
+    A sum over axes would be YNNPACK's, which wants `x` written to memory: 32x32, 160 channels, with
+    norm and ReLU before, 12.0 ms against 4.2 (batch 128, 2 cores of an EPYC with AVX-512, jax
+    0.10.2, medians of 30).
+    """
+    windows = _in_windows(x, window)
+    pixels = [windows[:, :, i, :, j] for i in range(window[0]) for j in range(window[1])]
+    return functools.reduce(jnp.add, pixels) / len(pixels)
+
+
+@_mean_of_windows.defjvp
+def _mean_of_windows_jvp(
+    window: Pair, primals: tuple[Any], tangents: tuple[Any]
+) -> tuple[jax.Array, jax.Array]:
+    """The tangent's mean is written as a sum over axes, whose transpose is elementwise."""
+    (x,), (t,) = primals, tangents
+    return _mean_of_windows(x, window), jnp.mean(_in_windows(t, window), axis=(2, 4))
