@@ -1,0 +1,169 @@
+"""Where the time of a training step goes on the CPU, by kind of work.
+
+    python scripts/profile_step.py --network resnet18 --out docs/results/cpu-profile.json
+    python scripts/profile_step.py --table docs/results/cpu-profile.json
+
+XLA's runtime tells JAX's profiler when each operation of a program runs. A moment counts for the
+operation that runs then, of several for the longest, and if none is seen (a loop on other threads)
+for the one that began last. The step is that of benchmark.py; profiling makes it a little slower.
+"""
+
+import argparse
+import collections
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from benchmark_workers import build_jax
+
+from jaxcnn import environment
+
+STEPS = 5
+# Parts of names of operations; the first that is found decides.
+KINDS = {
+    "onednn$matmul": "oneDNN's products",
+    "onednn$convolution": "oneDNN's convolutions",
+    "combine": "Winograd's transforms",
+    "ynn_fusion": "YNNPACK's sums",
+    "dot": "XLA's products",
+    "conv_general_dilated": "XLA's convolutions",
+}
+OTHERS = "XLA's other loops"
+COLUMNS = (*KINDS.values(), OTHERS)
+# What only contains operations, or is none.
+_CONTAINERS = (
+    "ThunkExecutor",
+    "ThreadpoolListener",
+    "while",
+    "cond",
+    "call",
+    "end:",
+    "$",
+    "Python",
+)
+_PROGRAM = "ThunkExecutor::Execute (wait for completion)"
+
+Event = tuple[float, float, str]
+
+
+def kind_of(name: str) -> str:
+    """The kind of work of an operation."""
+    return next((kind for part, kind in KINDS.items() if part in name), OTHERS)
+
+
+def events_of(folder: Path) -> list[Event]:
+    """Begin and end, in seconds, and name of what the profile in `folder` tells of the CPU."""
+    file = next(folder.rglob("*.xplane.pb"))
+    profile = jax.profiler.ProfileData.from_file(str(file))
+    return sorted(
+        (event.start_ns / 1e9, (event.start_ns + event.duration_ns) / 1e9, event.name)
+        for plane in profile.planes
+        for line in plane.lines
+        for event in line.events
+    )
+
+
+def moments(events: list[Event], begin: float, end: float) -> Iterator[tuple[str, float]]:
+    """Names of operations and the seconds for which each was the one that counts."""
+    turns = [(e[0], 1, e) for e in events] + [(e[1], 0, e) for e in events]
+    running: set[Event] = set()
+    last = ""
+    before = begin
+    for at, starts, event in sorted(turns):
+        current = max(running, key=lambda e: e[1] - e[0])[2] if running else last
+        yield current, at - before
+        before = at
+        if starts:
+            running.add(event)
+            last = event[2]
+        else:
+            running.discard(event)
+    yield last, end - before
+
+
+def profile(network: str, batch_size: int) -> dict[str, Any]:
+    """Seconds of a step for each kind of work: of the step of median length among a few."""
+    spec = {
+        "network": network,
+        "contender": "jaxcnn",
+        "batch_size": batch_size,
+        "dtype": "float32",
+    }
+    step, _ = build_jax(spec)
+    for index in range(3):
+        step(index)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for index in range(STEPS):
+                step(index)
+        events = events_of(Path(folder))
+    # The step is the longest of the programs; the others only hand its arguments over.
+    programs = sorted((e for e in events if e[2] == _PROGRAM), key=lambda e: e[0] - e[1])[:STEPS]
+    begin, end, _ = programs[len(programs) // 2]
+    inside = [
+        e for e in events if begin <= e[0] and e[1] <= end and not e[2].startswith(_CONTAINERS)
+    ]
+    seconds: dict[str, float] = collections.Counter()
+    for name, duration in moments(inside, begin, end):
+        seconds[kind_of(name)] += duration
+    return {
+        "network": network,
+        "batch_size": batch_size,
+        "machine": environment.machine(),
+        "git_revision": environment.git_revision(),
+        "jax": jax.__version__,
+        "step_seconds": end - begin,
+        "operations": len(inside),
+        "seconds": dict(seconds),
+    }
+
+
+def table(reports: list[dict[str, Any]]) -> str:
+    """The reports in Markdown, in hundredths of the step."""
+    lines = [
+        "| network | ms | operations | " + " | ".join(COLUMNS) + " |",
+        "|---|" + "--:|" * (2 + len(COLUMNS)),
+    ]
+    for report in reports:
+        total = report["step_seconds"]
+        shares = (f"{report['seconds'].get(kind, 0) / total:.0%}" for kind in COLUMNS)
+        lines.append(
+            f"| {report['network']} | {1e3 * total:,.1f} | {report['operations']:,} | "
+            + " | ".join(shares)
+            + " |"
+        )
+    machines = sorted({report["machine"] for report in reports})
+    sizes = sorted({str(report["batch_size"]) for report in reports})
+    lines += ["", f"Batch {', '.join(sizes)}, float32, one step each, {'; '.join(machines)}."]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs the program; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", action="append", default=[], help="repeatable")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--table", help="prints the table of such a file; measures nothing")
+    args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(Path(args.table).read_text())))
+        return 0
+    if not args.network:
+        parser.error("say which network: --network NAME")
+    environment.keep_freed_memory()
+    reports = [profile(network, args.batch_size) for network in args.network]
+    if args.out:
+        Path(args.out).write_text(json.dumps(reports, indent=1) + "\n")
+    print(table(reports))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
