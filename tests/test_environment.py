@@ -60,3 +60,26 @@ def test_the_processor_is_named_with_its_widest_vectors(monkeypatch, flags, expe
     text = f"processor\t: 0\nmodel name\t: Fast 9\nflags\t\t: {flags}\n"
     monkeypatch.setattr(environment.Path, "read_text", lambda self: text)
     assert environment.cpu_name() == expected
+
+
+def test_freed_memory_is_kept_for_the_next_call():
+    """Counts the pages that the system has to fill anew: of 64 MB at each call, or of none."""
+    program = (
+        "import resource, sys\n"
+        "from jaxcnn import environment\n"
+        "if sys.argv[1] == 'kept':\n"
+        "    environment.keep_freed_memory()\n"
+        "import jax, jax.numpy as jnp\n"
+        "total = jax.jit(lambda x: (jnp.outer(x, x) @ x).sum())\n"
+        "x = jnp.ones(4096)\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(4):\n"
+        "    before = faults()\n"
+        "    total(x).block_until_ready()\n"
+        "print(faults() - before)\n"
+    )
+    given_back, kept = (
+        int(subprocess.check_output([sys.executable, "-c", program, mode], text=True))
+        for mode in ("default", "kept")
+    )
+    assert kept < 20 < given_back
