@@ -107,7 +107,7 @@ def profile(network: str, batch_size: int) -> dict[str, Any]:
     inside = [
         e for e in events if begin <= e[0] and e[1] <= end and not e[2].startswith(_CONTAINERS)
     ]
-    seconds: dict[str, float] = collections.Counter()
+    seconds: dict[str, float] = collections.defaultdict(float)
     for name, duration in moments(inside, begin, end):
         seconds[kind_of(name)] += duration
     return {
@@ -118,7 +118,7 @@ def profile(network: str, batch_size: int) -> dict[str, Any]:
         "jax": jax.__version__,
         "step_seconds": end - begin,
         "operations": len(inside),
-        "seconds": dict(seconds),
+        "seconds": seconds,
     }
 
 
