@@ -120,6 +120,7 @@ KINDS = {
     "few_features": (48, 12, 3, 1, False),
     "few_channels": (3, 64, 3, 1, False),
     "widened": (3, 6, 5, 1, False),
+    "lenet_second": (6, 16, 5, 1, False),
 }
 
 
