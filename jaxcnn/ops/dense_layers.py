@@ -26,6 +26,10 @@ from jaxcnn.ops import onednn
 from jaxcnn.ops.chunks import chunk_size
 from jaxcnn.ops.patches import side_by_side
 
+# Float32 numbers in one of the widest vectors. Rows of matrices begin with whole ones where that is
+# cheap: TODO.
+VECTOR = 16
+
 Weights = Sequence[dict[str, dict[str, jax.Array]]]
 
 
@@ -182,17 +186,17 @@ def square_kernel(flat: jax.Array, like: jax.Array) -> jax.Array:
     return flat.reshape(-1, 3, 3, k).transpose(1, 2, 0, 3).astype(like.dtype)
 
 
-def shifted_sum(products: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Adds up what each kernel position gives: `[S, P, 9 k]` to `[S, P, k]`."""
+def shifted_sum(products: jax.Array, size: tuple[int, int], k: int) -> jax.Array:
+    """Adds up what each kernel position gives: the first 9 k columns of `[S, P, *]` to `[S, P, k]`."""
     *lead, columns = products.shape
-    grid = products.reshape(-1, *size, 9, columns // 9)
+    grid = products.reshape(-1, *size, columns)
     total = None
     for position in range(9):
         down, right = position // 3 - 1, position % 3 - 1
         config = ((0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0))
-        part = lax.pad(grid[:, :, :, position], jnp.zeros((), grid.dtype), config)
+        part = lax.pad(grid[..., position * k : (position + 1) * k], jnp.zeros((), grid.dtype), config)
         total = part if total is None else total + part
-    return lax.optimization_barrier(total).reshape(*lead, columns // 9)
+    return lax.optimization_barrier(total).reshape(*lead, k)
 
 
 def patches(pixels: jax.Array, size: tuple[int, int]) -> jax.Array:

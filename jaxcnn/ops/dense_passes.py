@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.dense_layers import (
+    VECTOR,
     Moments,
     Norm,
     Part,
@@ -51,8 +52,8 @@ class Group(NamedTuple):
     numbers: jax.Array
     channels: int
 
-    def stacked(self, dtype: Any) -> dict[str, Any]:
-        """The weights of all layers, filled up with zeros, with a leading axis G."""
+    def stacked(self, dtype: Any, channels: int) -> dict[str, Any]:
+        """The weights of all layers, filled up with zeros to so many, with a leading axis G."""
 
         def flat(layer: dict[str, dict[str, jax.Array]]) -> dict[str, Any]:
             named = {**layer, "conv2": flat_kernel(layer["conv2"]["kernel"], dtype)}
@@ -60,14 +61,14 @@ class Group(NamedTuple):
                 named["conv1"] = layer["conv1"]["kernel"][0, 0].astype(dtype)
             first = "1" if "conv1" in layer else "2"
             for name in (f"norm{first}", f"conv{first}"):
-                named[name] = jax.tree.map(self._filled, named[name])
+                named[name] = jax.tree.map(filled, named[name])
             return named
 
-        return jax.tree.map(lambda *each: jnp.stack(each), *map(flat, self.layers))
+        def filled(array: jax.Array) -> jax.Array:
+            missing = channels - array.shape[0]
+            return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
 
-    def _filled(self, array: jax.Array) -> jax.Array:
-        missing = self.channels - array.shape[0]
-        return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+        return jax.tree.map(lambda *each: jnp.stack(each), *map(flat, self.layers))
 
 
 def groups(channels: int, weights: Weights) -> Iterator[Group]:
@@ -121,7 +122,7 @@ def forward(
 
     carry, found = (features, known, bottlenecks), []
     for group in groups(channels, weights):
-        carry, inner = lax.scan(layer, carry, (group.stacked(known.mean.dtype), group.numbers))
+        carry, inner = lax.scan(layer, carry, (group.stacked(known.mean.dtype, group.channels), group.numbers))
         found.append(inner)
     features, known, bottlenecks = carry
     inner = None
@@ -175,7 +176,8 @@ def backward(
     gradients: list[dict[str, dict[str, jax.Array]]] = []
     for group in reversed(list(groups(channels, weights))):
         inner = jax.tree.map(lambda array, n=group.numbers: array[n], saved.inner)
-        turns = (group.stacked(mean.dtype), group.numbers, inner)
+        width = min(values.shape[-1], VECTOR * -(-group.channels // VECTOR))
+        turns = (group.stacked(mean.dtype, width), group.numbers, inner)
         carry, found = lax.scan(layer, carry, turns, reverse=True)
         gradients = [
             _named(jax.tree.map(lambda array, i=i: array[i], found), weights)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.dense_layers import (
+    VECTOR,
     Moments,
     Norm,
     Part,
@@ -77,13 +78,15 @@ class Stage(NamedTuple):
         The input is read from `source`, or from the first channels of `target` where that is None.
         """
         *shards, _, height, width, _ = target.array.shape
+        missing = -self.kernel.shape[1] % VECTOR if self.by_onednn else 0
+        kernel = jnp.pad(self.kernel, ((0, 0), (0, missing)))
 
         def body(carry: Any, start: Any, n: int) -> Any:
             array, sums, squares = carry
             x = (source or Part(array)).take(start, n, self.channels)
-            y = product(self.norm.relu(x), self.kernel, self.by_onednn)
+            y = product(self.norm.relu(x), kernel, self.by_onednn)
             if self.is_spatial:
-                y = shifted_sum(y, (height, width))
+                y = shifted_sum(y, (height, width), self.features)
             y = y.astype(array.dtype).astype(y.dtype)
             return target.of(array).put(y, start), sums + totals(y), squares + totals(y, y)
 

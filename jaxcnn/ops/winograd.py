@@ -117,7 +117,7 @@ def transform_kernel(kernel: jax.Array, m: int) -> jax.Array:
     """G g G^T: `[3, 3, C, F]` to `[a^2, C, F]`."""
     _, g, _ = _matrices(m)
     half = _combine(g, list, kernel, 0)
-    whole = _combine(g, lambda half: [half[:, q] for q in range(3)], half, 0)
+    whole = _combine(g, lambda half: [half[:, j] for j in range(3)], half, 1)
     return whole.reshape(-1, *kernel.shape[2:])
 
 
@@ -125,11 +125,9 @@ def transform_kernel_gradient(gradient: jax.Array, m: int) -> jax.Array:
     """The transpose of `transform_kernel`: `[a^2, C, F]` to `[3, 3, C, F]`."""
     _, g, _ = _matrices(m)
 
-    def across(gradient: jax.Array) -> list[jax.Array]:
-        return list(gradient.reshape(m + 2, m + 2, *gradient.shape[1:]))
-
-    half = _combine(g.T, across, gradient, 0)
-    return _combine(g.T, lambda half: [half[:, p] for p in range(m + 2)], half, 0)
+    whole = gradient.reshape(m + 2, m + 2, *gradient.shape[1:])
+    half = _combine(g.T, lambda whole: [whole[:, q] for q in range(m + 2)], whole, 1)
+    return _combine(g.T, list, half, 0)
 
 
 def transform_input(x: jax.Array, padding: Pads, output_size: Pair, m: int) -> jax.Array:
@@ -147,10 +145,11 @@ def transform_input(x: jax.Array, padding: Pads, output_size: Pair, m: int) -> j
         return [x[:, i : i + m * (rows - 1) + 1 : m] for i in range(m + 2)]
 
     def across(half: jax.Array) -> list[jax.Array]:
-        return [half[:, :, :, j : j + m * (columns - 1) + 1 : m] for j in range(m + 2)]
+        parts = [half[:, :, j : j + m * (columns - 1) + 1 : m] for j in range(m + 2)]
+        return [part.transpose(3, 0, 1, 2, 4) for part in parts]
 
-    half = _combine(bt, down, padded, 0)
-    return _combine(bt, across, half, 0).reshape((m + 2) ** 2, -1, x.shape[3])
+    half = _combine(bt, down, padded, 3)
+    return _combine(bt, across, half, 1).reshape((m + 2) ** 2, -1, x.shape[3])
 
 
 def transform_output(products: jax.Array, images: int, output_size: Pair, m: int) -> jax.Array:
@@ -159,11 +158,12 @@ def transform_output(products: jax.Array, images: int, output_size: Pair, m: int
     (height, width), (rows, columns) = output_size, tile_counts(output_size, m)
 
     def across(products: jax.Array) -> list[jax.Array]:
-        return list(products.reshape(m + 2, m + 2, images, rows, columns, -1))
+        tiles = products.reshape(m + 2, m + 2, images, rows, columns, -1)
+        return [tiles[:, q].transpose(1, 0, 2, 3, 4) for q in range(m + 2)]
 
     half = _combine(at, across, products, 4)
-    whole = _combine(at, list, half, 2).reshape(images, m * rows, m * columns, -1)
-    return whole[:, :height, :width]
+    whole = _combine(at, lambda half: [half[:, p] for p in range(m + 2)], half, 2)
+    return whole.reshape(images, m * rows, m * columns, -1)[:, :height, :width]
 
 
 def transform_output_gradient(dy: jax.Array, m: int) -> jax.Array:
@@ -173,10 +173,13 @@ def transform_output_gradient(dy: jax.Array, m: int) -> jax.Array:
     rows, columns = tile_counts((height, width), m)
     dy = jnp.pad(dy, ((0, 0), (0, m * rows - height), (0, m * columns - width), (0, 0)))
     d = dy.reshape(n, rows, m, columns * m, features)
-    half = _combine(at.T, lambda d: [d[:, :, p] for p in range(m)], d, 0)
-    half = half.reshape(m + 2, n, rows, columns, m, features)
-    whole = _combine(at.T, lambda half: [half[:, :, :, :, q] for q in range(m)], half, 0)
-    return whole.reshape((m + 2) ** 2, -1, features)
+
+    def across(half: jax.Array) -> list[jax.Array]:
+        parts = [half[:, :, j::m] for j in range(m)]
+        return [part.transpose(3, 0, 1, 2, 4) for part in parts]
+
+    half = _combine(at.T, lambda d: [d[:, :, i] for i in range(m)], d, 3)
+    return _combine(at.T, across, half, 1).reshape((m + 2) ** 2, -1, features)
 
 
 def _chunk(batch: int, size: Pair, m: int, channels: int, features: int) -> int:
