@@ -187,14 +187,16 @@ def square_kernel(flat: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def shifted_sum(products: jax.Array, size: tuple[int, int], k: int) -> jax.Array:
-    """Adds up what each kernel position gives: the first 9 k columns of `[S, P, *]` to `[S, P, k]`."""
+    """Adds up what each kernel position gives, columns 0 to 9 k of `[S, P, *]`: `[S, P, k]`."""
     *lead, columns = products.shape
     grid = products.reshape(-1, *size, columns)
     total = None
     for position in range(9):
         down, right = position // 3 - 1, position % 3 - 1
         config = ((0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0))
-        part = lax.pad(grid[..., position * k : (position + 1) * k], jnp.zeros((), grid.dtype), config)
+        part = lax.pad(
+            grid[..., position * k : (position + 1) * k], jnp.zeros((), grid.dtype), config
+        )
         total = part if total is None else total + part
     return lax.optimization_barrier(total).reshape(*lead, k)
 

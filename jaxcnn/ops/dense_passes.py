@@ -122,7 +122,9 @@ def forward(
 
     carry, found = (features, known, bottlenecks), []
     for group in groups(channels, weights):
-        carry, inner = lax.scan(layer, carry, (group.stacked(known.mean.dtype, group.channels), group.numbers))
+        carry, inner = lax.scan(
+            layer, carry, (group.stacked(known.mean.dtype, group.channels), group.numbers)
+        )
         found.append(inner)
     features, known, bottlenecks = carry
     inner = None
