@@ -10,23 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops_convolution import assert_close, definition, random_case
 
-from jaxcnn.ops import winograd
+from jaxcnn.ops import algorithms, winograd
 from jaxcnn.ops.geometry import Geometry
 
 
 def computed(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, pads: tuple) -> tuple:
     """Value, gradient of the images and gradient of the kernel."""
     size = (dy.shape[1], dy.shape[2])
+    geometry = Geometry((x.shape[1], x.shape[2]), (3, 3), (1, 1), pads, False)
+
+    def exchanged(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a, b.swapaxes(1, 2))
 
     def transposed(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.matmul(a.swapaxes(1, 2), b)
 
     def all_three(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple:
-        def forward(x: jax.Array) -> jax.Array:
-            return winograd.forward(x, kernel, pads, size, jnp.matmul)
-
-        y, transpose = jax.vjp(forward, x)
-        return y, transpose(dy)[0], winograd.kernel_gradient(x, dy, pads, transposed)
+        return (
+            winograd.forward(x, kernel, pads, size, jnp.matmul),
+            algorithms.winograd_backwards(dy, kernel, geometry, exchanged),
+            winograd.kernel_gradient(x, dy, pads, transposed),
+        )
 
     return jax.jit(all_three)(x, kernel, dy)
 

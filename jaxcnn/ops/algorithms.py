@@ -38,8 +38,14 @@ def is_widened(geometry: Geometry, channels: int, features: int) -> bool:
 
 
 def is_winograd(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
-    """Whether the convolution, or its gradient with respect to the images, is Winograd's."""
+    """Whether the convolution is Winograd's."""
     return min(channels, features) >= WINOGRAD_CHANNELS and winograd.pays(geometry, batch)
+
+
+def is_winograd_backwards(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+    """Whether the gradient with respect to the images is Winograd's."""
+    unit = geometry.strides == (1, 1)
+    return unit and is_winograd(geometry.reversed(), batch, channels, features)
 
 
 def is_winograd_gradient(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
@@ -108,17 +114,29 @@ def input_gradient(
     dy: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
 ) -> jax.Array:
     """The gradient of `forward` with respect to x, `[N, H, W, C]`."""
+    if is_winograd_backwards(geometry, max(1, dy.shape[0] // shards), *kernel.shape[2:]):
+        return winograd_backwards(dy, kernel, geometry, _exchanged_product, shards)
 
     def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
-        if is_winograd(back, max(1, dy.shape[0] // shards), *flipped.shape[2:]):
-            weights = flipped.astype(_compute_dtype(dy))
-            dy, padding = cropped(dy, back.padding)
-            size = back.output_size
-            return winograd.forward(dy, weights, padding, size, _exchanged_product, shards)
         exchanged = flipped if back.depthwise else flipped.swapaxes(2, 3)
         return forward(dy, exchanged, back, shards)
 
     return input_gradient_by(backwards, dy, kernel, geometry)
+
+
+def winograd_backwards(
+    dy: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    multiply: winograd.Multiply,
+    shards: int = 1,
+) -> jax.Array:
+    """`input_gradient` by Winograd's algorithm; `multiply` exchanges the kernel's channels."""
+    weights, back = kernel.astype(_compute_dtype(dy)), geometry.reversed()
+    dy, padding = cropped(dy, back.padding)
+    return winograd.forward(
+        dy, weights, padding, back.output_size, multiply, shards, is_flipped=True
+    )
 
 
 def input_gradient_by(

@@ -57,6 +57,9 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.
     if algorithms.is_widened(geometry, dy.shape[3], kernel.shape[2]):
         return _added_up(dy, kernel, geometry)
 
+    if algorithms.is_winograd_backwards(geometry, dy.shape[0], *kernel.shape[2:]):
+        return algorithms.winograd_backwards(dy, kernel, geometry, onednn.exchanged_product)
+
     def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
         return _convolve(dy, flipped, back, is_exchanged=not geometry.depthwise)
 
