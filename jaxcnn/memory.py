@@ -75,7 +75,7 @@ def remedy(
     needed: Estimate | None, resolved: dict[str, Any], devices: int, available: int | None
 ) -> str:
     """Returns what is too large and the settings that help, in one line."""
-    train = resolved["train"]
+    train, model = resolved["train"], resolved["model"]
     size, multiple = train["batch_size"], devices * train["accumulate"]
     text = f"not enough memory for train.batch_size={size}"
     fits = 0
@@ -85,9 +85,11 @@ def remedy(
             text += f", which has {gigabytes(available)}"
             fits = largest_batch(needed, size, multiple, available)
     switches = [f"train.accumulate={2 * train['accumulate']}"]
-    if not train["remat"] and not resolved["model"]["name"].startswith("lenet"):
+    on_cpu = jax.default_backend() == "cpu"
+    is_as_one = model["name"].startswith("densenet") and on_cpu and not model.get("drop_rate")
+    if not (train["remat"] or is_as_one or model["name"].startswith("lenet")):
         switches.append("train.remat=True")
-    if resolved["model"]["dtype"] != "bfloat16":
+    if model["dtype"] != "bfloat16":
         switches.append("model.dtype=bfloat16")
     if not train["shard_optimizer"] and devices > 1:
         switches.append("train.shard_optimizer=True")

@@ -76,6 +76,15 @@ def test_a_step_that_cannot_fit_is_refused_with_what_would(settings, tmp_path, m
     assert "\n" not in message
 
 
+def test_recomputing_is_proposed_where_it_helps():
+    train = {"batch_size": 128, "accumulate": 1, "remat": False, "shard_optimizer": False}
+    helps = [("resnet18", {}, True), ("lenet", {}, False), ("densenet40_k12", {}, False)]
+    for name, fields, expected in [*helps, ("densenet40_k12", {"drop_rate": 0.2}, True)]:
+        model = {"name": name, "dtype": "float32", **fields}
+        words = memory.remedy(None, {"train": train, "model": model}, 1, None)
+        assert ("train.remat=True" in words) == expected, name
+
+
 def test_a_device_that_runs_out_of_memory_is_told_in_one_line(settings, tmp_path, monkeypatch):
     def exhausted(programs, state, call):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")

@@ -78,7 +78,7 @@ class Stage(NamedTuple):
         The input is read from `source`, or from the first channels of `target` where that is None.
         """
         *shards, _, height, width, _ = target.array.shape
-        missing = -self.kernel.shape[1] % VECTOR if self.by_onednn else 0
+        missing = -self.kernel.shape[1] % VECTOR if self.by_onednn and self.is_spatial else 0
         kernel = jnp.pad(self.kernel, ((0, 0), (0, missing)))
 
         def body(carry: Any, start: Any, n: int) -> Any:
