@@ -50,6 +50,21 @@ def test_winograd_and_pointwise_and_depthwise_use_no_convolution_at_all() -> Non
         assert "stablehlo.convolution" not in lowered(gradients(ours), x, kernel, platform="cpu")
 
 
+def test_a_kernel_is_transformed_once_for_both_passes() -> None:
+    """XLA finds that forward pass and gradient of the images ask for the same."""
+    x, kernel = jnp.ones((8, 16, 16, 64)), jnp.ones((3, 3, 64, 64))
+
+    def loss(x: jax.Array) -> jax.Array:
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        y = ops.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+        return jnp.sum(y**2)
+
+    for function in (loss, jax.grad(loss)):
+        with ops.uncached():
+            compiled = jax.jit(function).lower(x).compile(ops.CPU_COMPILER_OPTIONS)
+        assert len(re.findall(r"= f32\[6,6,64,64\]\S* call\(", compiled.as_text())) == 1
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("kind", ["winograd", "depthwise_strided", "strided"])
 def test_accelerators_get_the_stock_convolutions(kind: str, platform: str) -> None:
