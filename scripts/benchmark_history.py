@@ -37,6 +37,8 @@ VERSIONS = (
     "595e08a",
     "2f6a175",
     "c4de9f3",
+    "7d91b35",
+    "bf6c946",
 )
 AT_ONCE = 4
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
