@@ -19,7 +19,7 @@ class Chunk(NamedTuple):
     """A chunk of an array, not cut out of it yet.
 
     What a call that XLA cannot look into is given would be copied first. If a loop inside the call
-    cuts it out, it is read once (32x32, 64 channels, the first loop of `winograd`: 2.3 ms in place
+    cuts it out, it is read once (32x32, 64 channels, the first loop of `tiles`: 2.3 ms in place
     of 4.5; 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 40).
 
     Attributes:
