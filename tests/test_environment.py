@@ -63,9 +63,13 @@ def test_the_processor_is_named_with_its_widest_vectors(monkeypatch, flags, expe
 
 
 def test_freed_memory_is_kept_for_the_next_call():
-    """Counts the pages that the system has to fill anew: of 64 MB at each call, or of none."""
+    """Counts the pages that the system has to fill anew: of 64 MB at each call, or of none.
+
+    Now and then something small and lasting takes the beginning of the freed 64 MB, and one call
+    needs another 64 MB, which are kept in turn: so the median of several calls is what counts.
+    """
     program = (
-        "import resource, sys\n"
+        "import resource, statistics, sys\n"
         "from jaxcnn import environment\n"
         "if sys.argv[1] == 'kept':\n"
         "    environment.keep_freed_memory()\n"
@@ -73,10 +77,12 @@ def test_freed_memory_is_kept_for_the_next_call():
         "total = jax.jit(lambda x: (jnp.outer(x, x) @ x).sum())\n"
         "x = jnp.ones(4096)\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(4):\n"
+        "counts = []\n"
+        "for _ in range(12):\n"
         "    before = faults()\n"
         "    total(x).block_until_ready()\n"
-        "print(faults() - before)\n"
+        "    counts.append(faults() - before)\n"
+        "print(round(statistics.median(counts[1:])))\n"
     )
     given_back, kept = (
         int(subprocess.check_output([sys.executable, "-c", program, mode], text=True))
