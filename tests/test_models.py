@@ -225,9 +225,8 @@ def test_densenet_appends_new_channels_after_the_old_ones():
     seen = state["intermediates"]
     stem, new = seen["stem_conv"]["__call__"][0], seen["block1_layer1"]["__call__"][0]
     joined = jnp.concatenate([stem, new], -1)
-    np.testing.assert_allclose(
-        seen["final_norm"]["__call__"][0], joined / np.sqrt(1 + 1e-5), rtol=1e-5, atol=1e-6
-    )
+    expected = nn.relu(joined / np.sqrt(1 + 1e-5))
+    np.testing.assert_allclose(seen["final_norm"]["__call__"][0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only():

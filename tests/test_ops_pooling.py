@@ -1,4 +1,4 @@
-"""Pooling and batch norm against flax's."""
+"""Pooling against flax's."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ import pytest
 from flax import linen as nn
 
 from jaxcnn import ops
-from jaxcnn.models.batch_norm import BatchNorm
 
 WINDOWS: dict[str, tuple[Any, ...]] = {
     "tiles": ((2, 2), (2, 2), "VALID"),
@@ -44,29 +43,3 @@ def test_second_derivatives_through_max_pooling() -> None:
     second = jax.jvp(jax.grad(energy), (x,), (jnp.ones_like(x),))[1]
     spread = jnp.repeat(jnp.repeat(y, 2, 1), 2, 2)
     np.testing.assert_allclose(second, jnp.where(x == spread, spread, 0), rtol=1e-6)
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_is_that_of_flax(train: bool) -> None:
-    rng = np.random.default_rng(0)
-    fields: dict[str, Any] = {"use_running_average": not train, "momentum": 0.9, "epsilon": 1e-5}
-    results = []
-    with jax.enable_x64(True):
-        x = jnp.asarray(1 + 2 * rng.normal(size=(4, 5, 6, 3)))
-        params = {"scale": jnp.asarray(rng.normal(size=3)), "bias": jnp.asarray(rng.normal(size=3))}
-        stats = {"mean": jnp.asarray(rng.normal(size=3)), "var": jnp.asarray(1 + rng.random(3))}
-        for layer in (BatchNorm(dtype=jnp.float64, **fields), nn.BatchNorm(**fields)):
-
-            def loss(params: Any, x: jax.Array, layer: nn.Module = layer) -> Any:
-                variables = {"params": params, "batch_stats": stats}
-                y, updated = layer.apply(variables, x, mutable=["batch_stats"])
-                return jnp.sum(jnp.sin(y)), (y, updated)
-
-            results.append(jax.grad(loss, (0, 1), has_aux=True)(params, x))
-        shapes = [
-            jax.tree.map(jnp.shape, layer.init(jax.random.key(0), x))
-            for layer in (BatchNorm(dtype=jnp.float32, **fields), nn.BatchNorm(**fields))
-        ]
-    assert shapes[0] == shapes[1]
-    # flax reduces in float32 at least, ours in float64: float32's rounding is what may differ.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)

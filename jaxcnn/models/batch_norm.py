@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxcnn import ops
+
 
 class BatchNorm(nn.Module):
     """`nn.BatchNorm` with the same variables and results; its own order of arithmetic.
@@ -21,12 +23,14 @@ class BatchNorm(nn.Module):
         momentum: Kept fraction of the running statistics.
         epsilon: Added to the variance.
         dtype: Of the result.
+        is_rectified: Whether ReLU follows, whose gradient is computed with that of the norm.
     """
 
     use_running_average: bool
     momentum: float
     epsilon: float
     dtype: DTypeLike
+    is_rectified: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -36,20 +40,19 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.use_running_average:
-            mean, var = running_mean.value, running_var.value
-        else:
-            axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(wide, axes)
-            var = jnp.maximum(jnp.mean(jnp.square(wide), axes) - jnp.square(mean), 0.0)
-            if not self.is_initializing():
-                running = {"mean": running_mean.value, "var": running_var.value}
-                updated = updated_moments(running, mean, var, self.momentum)
-                running_mean.value, running_var.value = updated["mean"], updated["var"]
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        shape = (1,) * (x.ndim - 1) + (channels,)
-        y = wide * factor.reshape(shape) + (bias - mean * factor).reshape(shape)
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            factor, shift = (
+                jnp.expand_dims(array, range(x.ndim - 1))
+                for array in (factor, bias - running_mean.value * factor)
+            )
+            y = x * factor + shift
+            return (jax.nn.relu(y) if self.is_rectified else y).astype(self.dtype)
+        y, mean, var = ops.normalised(x, scale, bias, self.epsilon, self.is_rectified)
+        if not self.is_initializing():
+            running = {"mean": running_mean.value, "var": running_var.value}
+            updated = updated_moments(running, mean, var, self.momentum)
+            running_mean.value, running_var.value = updated["mean"], updated["var"]
         return y.astype(self.dtype)
 
 

@@ -69,13 +69,16 @@ def conv(
     return layer(x)
 
 
-def norm(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
+def norm(
+    x: jax.Array, *, train: bool, name: str, dtype: DTypeLike, is_rectified: bool = False
+) -> jax.Array:
     """Batch normalisation (Ioffe & Szegedy 2015); statistics over the whole global batch."""
     layer = BatchNorm(
         use_running_average=not train,
         momentum=NORM_MOMENTUM,
         epsilon=NORM_EPSILON,
         dtype=dtype,
+        is_rectified=is_rectified,
         name=name,
     )
     return layer(x)
@@ -83,7 +86,7 @@ def norm(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array
 
 def norm_relu(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
     """Batch normalisation, then ReLU."""
-    return nn.relu(norm(x, train=train, name=name, dtype=dtype))
+    return norm(x, train=train, name=name, dtype=dtype, is_rectified=True)
 
 
 def classifier(x: jax.Array, num_classes: int, *, dtype: DTypeLike) -> jax.Array:

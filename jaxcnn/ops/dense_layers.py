@@ -24,6 +24,7 @@ from jax import lax
 
 from jaxcnn.ops import onednn
 from jaxcnn.ops.chunks import chunk_size
+from jaxcnn.ops.norms import along
 from jaxcnn.ops.patches import side_by_side
 
 # Float32 numbers in one of the widest vectors. oneDNN is quicker where the rows that it writes are
@@ -77,7 +78,11 @@ class Norm(NamedTuple):
 
     def relu(self, x: jax.Array) -> jax.Array:
         """Normalised and rectified, written once."""
-        return lax.optimization_barrier(jax.nn.relu(x * along(x, self.a) + along(x, self.b)))
+        return lax.optimization_barrier(jax.nn.relu(self.apply(x)))
+
+    def apply(self, x: jax.Array) -> jax.Array:
+        """Normalised."""
+        return x * along(x, self.a) + along(x, self.b)
 
 
 class Pending(NamedTuple):
@@ -92,11 +97,6 @@ class Pending(NamedTuple):
         return Pending(
             self.constant.at[:n].add(other.constant), self.factor.at[:n].add(other.factor)
         )
-
-
-def along(pixels: jax.Array, channels: jax.Array) -> jax.Array:
-    """`[C]` in the rank of pixels, `[S, P, C]`."""
-    return jnp.expand_dims(channels, range(pixels.ndim - 1))
 
 
 def wide(dtype: Any) -> Any:

@@ -21,13 +21,13 @@ from jaxcnn.ops.dense_layers import (
     Pending,
     Saved,
     Weights,
-    along,
     flat_kernel,
     square_kernel,
     totals,
     wide,
 )
 from jaxcnn.ops.dense_stages import Output, Stage, moments
+from jaxcnn.ops.norms import along
 
 # Input channels of a loop's last layer over those of its first, at most, by whether there are
 # bottlenecks. More is less to compile, and more zeros to multiply. densenet40_k12 compiled in
