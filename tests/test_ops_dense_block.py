@@ -166,6 +166,19 @@ def test_it_is_at_least_as_exact_as_layer_by_layer(
         assert np.all(errors < 1.2 * relative_errors(stock, exact) + 1e-3)
 
 
+@pytest.mark.parametrize("bottleneck", [0, 8])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_shapes_are_said_without_tracing(dtype: Any, bottleneck: int) -> None:
+    weights = make(6, 3, 4, bottleneck, np.float32)
+    x = jax.ShapeDtypeStruct((2, 5, 7, 6), dtype)
+    forward = functools.partial(dense_passes.forward, epsilon=EPSILON)
+    said = dense_passes.forward_shapes(x, weights)
+    assert said == jax.eval_shape(forward, x, weights)
+    backward = functools.partial(dense_passes.backward, epsilon=EPSILON)
+    operands = (*said, weights, said[0])
+    assert dense_passes.backward_shapes(*operands) == jax.eval_shape(backward, *operands)
+
+
 def test_vmap_runs_each_member() -> None:
     x, weights = pixels(2, 4, 6, 6, 5, dtype=np.float32), make(5, 2, 4, 8, np.float32)
     ours = jax.jit(jax.vmap(lambda x: values_and_gradients(one_operation, x, weights)))(x)

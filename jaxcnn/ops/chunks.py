@@ -12,7 +12,7 @@ from jax import lax
 # which has to be started on all cores. Steps of densenet40_k12 at 4, 16 and 32 MB: 1,625 and 1,836,
 # 1,251 and 1,158, 1,542 ms (batch 128, 2 cores of an EPYC with AVX-512 and 32 MB of third-level
 # cache, jax 0.10.2, medians of 4; several figures are of several runs).
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 10 << 20
 
 
 class Chunk(NamedTuple):

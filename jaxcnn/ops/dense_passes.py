@@ -134,6 +134,25 @@ def forward(
     return features.reshape(*x.shape[:3], -1), Saved(known, bottlenecks, inner)
 
 
+def forward_shapes(x: Any, weights: Weights) -> Any:
+    """Shapes and dtypes of what `forward` returns."""
+    count, k = len(weights), weights[0]["conv2"]["kernel"].shape[3]
+    channels = x.shape[3] + count * k
+
+    def array(*shape: int, dtype: Any = x.dtype) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def moments_of(*shape: int) -> Moments:
+        each = array(*shape, dtype=wide(x.dtype))
+        return Moments(each, each)
+
+    bottlenecks = inner = None
+    if "conv1" in weights[0]:
+        width = weights[0]["conv1"]["kernel"].shape[3]
+        bottlenecks, inner = array(count, *x.shape[:3], width), moments_of(count, width)
+    return array(*x.shape[:3], channels), Saved(moments_of(channels), bottlenecks, inner)
+
+
 def backward(
     features: jax.Array,
     saved: Saved,
@@ -190,6 +209,13 @@ def backward(
     constant, factor, centre = (along(pixels, array[:channels]) for array in (*pending, mean))
     dx = (into[..., :channels] + constant + factor * (pixels - centre)).astype(into.dtype)
     return dx.reshape(*features.shape[:3], channels), gradients
+
+
+def backward_shapes(features: Any, saved: Saved, weights: Weights, gradient: Any) -> Any:
+    """Shapes and dtypes of what `backward` returns."""
+    channels = features.shape[3] - len(weights) * weights[0]["conv2"]["kernel"].shape[3]
+    dx = jax.ShapeDtypeStruct((*features.shape[:3], channels), gradient.dtype)
+    return dx, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), list(weights))
 
 
 def _split(array: jax.Array, shards: int) -> jax.Array:
