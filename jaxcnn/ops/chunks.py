@@ -9,9 +9,10 @@ from jax import lax
 
 # Bytes of intermediates (patches, normalised features; Winograd's tiles have a budget of their
 # own) that one chunk may create: less is kept nearer to the core, more needs fewer kernels, each of
-# which has to be started on all cores. Steps of densenet40_k12 at 4, 16 and 32 MB: 1,625 and 1,836,
-# 1,251 and 1,158, 1,542 ms (batch 128, 2 cores of an EPYC with AVX-512 and 32 MB of third-level
-# cache, jax 0.10.2, medians of 4; several figures are of several runs).
+# which has to be started on all cores. Steps at 8, 10, 12 and 16 MB: densenet_bc100_k12 2,231,
+# 2,253, 2,424 and 2,447 ms; densenet40_k12 1,588, 1,546, 1,512 and 1,565 (batch 128, 2 cores of an
+# EPYC with AVX-512 and 32 MB of third-level cache, jax 0.10.2, noisy; the quickest of 5 rounds or
+# more, not all of one run).
 CHUNK_BYTES = 10 << 20
 
 

@@ -31,10 +31,10 @@ from jaxcnn.ops.norms import along
 
 # Input channels of a loop's last layer over those of its first, at most, by whether there are
 # bottlenecks. More is less to compile, and more zeros to multiply. densenet40_k12 compiled in
-# 25.3 s (1), 17.1 (1.1), 13.9 (1.15) and 13.0 (1.3), its step took 1,895, 1,685, 1,760 and 1,727
-# ms; densenet_bc100_k12 in 21.2 s (1.3), 20.3 (1.5) and 18.6 (1.7), 2,540, 2,433 and 2,496 ms
-# (batch 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 4 steps).
-_WIDEST = {False: 1.15, True: 1.6}
+# 20.2 s (1.1), 16.5 (1.12) and 16.8 (1.15), its step took 1,446, 1,431 and 1,468 ms;
+# densenet_bc100_k12 in 18.3 s (1.6), 20.3 (1.8) and 17.7 (2.0), 2,463, 2,456 and 2,438 ms (batch
+# 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, noisy; the quickest of 6 and 4 rounds).
+_WIDEST = {False: 1.12, True: 2.0}
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 
