@@ -13,15 +13,20 @@ Exits with 1 if jaxcnn is less than twice as fast as stock Flax on a CPU.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxcnn import environment, ops
 
@@ -46,6 +51,7 @@ class Contender:
         )
         self.facts = self.ask(spec)
         self.seconds: list[float] = []
+        self.handovers: list[float | None] = []
         self.peak_bytes = 0
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +65,8 @@ class Contender:
         return json.loads(answer)
 
     def run(self, steps: int) -> None:
-        """Takes `steps` steps and keeps their median."""
+        """Takes `steps` steps and keeps their median, and how near the cores are just before."""
+        self.handovers.append(handover())
         answer = self.ask({"steps": steps})
         self.seconds.append(statistics.median(answer["seconds"]))
         self.peak_bytes = answer["peak_bytes"]
@@ -79,8 +86,41 @@ class Contender:
             "step_seconds": median,
             "images_per_second": self.spec["batch_size"] / median,
             "round_seconds": self.seconds,
+            "handover_bytes_per_second": self.handovers,
             "peak_bytes": self.peak_bytes,
         }
+
+
+def handover() -> float | None:
+    """Bytes a second at which one core reads what another wrote, or None with a single core.
+
+    On a virtual machine it changes with the physical cores on which the host runs the virtual ones:
+    those with a common third-level cache are quicker.
+    """
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        return None
+    source, target = np.zeros((2, 1 << 20), np.float32)
+    seconds = []
+
+    def read() -> None:
+        begin = time.perf_counter()
+        np.copyto(target, source)
+        seconds.append(time.perf_counter() - begin)
+
+    def on(core: int, function: Callable[[], None]) -> None:
+        def pinned() -> None:
+            os.sched_setaffinity(0, {core})  # Of this thread alone.
+            function()
+
+        thread = threading.Thread(target=pinned)
+        thread.start()
+        thread.join()
+
+    for turn in range(9):
+        on(cores[0], functools.partial(source.fill, turn))
+        on(cores[1], read)
+    return source.nbytes / statistics.median(seconds)
 
 
 def take_turns(running: list[Contender], rounds: int) -> list[dict[str, Any]]:
@@ -91,6 +131,7 @@ def take_turns(running: list[Contender], rounds: int) -> list[dict[str, Any]]:
             contender.run(2)
             steps.append(max(1, min(100, round(0.5 / contender.seconds[-1]))))
             contender.seconds.clear()
+            contender.handovers.clear()
         for _ in range(rounds):
             for contender, count in zip(running, steps, strict=True):
                 time.sleep(0.3)  # Threads of the last contender stop spinning.
@@ -182,7 +223,17 @@ def markdown(files: list[str]) -> str:
         ]
         lines.append("| " + " | ".join(columns) + " |")
     machines = sorted({report["machine"] for reports in runs.values() for report in reports})
-    return "\n".join([*lines, "", "; ".join(machines)])
+    handovers = [
+        rate / 1e9
+        for reports in runs.values()
+        for report in reports
+        for rate in report["results"][0].get("handover_bytes_per_second", [])
+        if rate
+    ]
+    notes = ["; ".join(machines)]
+    if handovers:
+        notes.append(f"what one wrote, the other read at {_span(handovers, '.0f')} GB/s")
+    return "\n".join([*lines, "", "; ".join(notes)])
 
 
 def _span(numbers: list[float], form: str) -> str:

@@ -39,6 +39,7 @@ VERSIONS = (
     "c4de9f3",
     "7d91b35",
     "bf6c946",
+    "9b41e56",
 )
 AT_ONCE = 4
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")

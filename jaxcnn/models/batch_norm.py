@@ -1,4 +1,4 @@
-"""Batch normalisation as one multiply-add, so that a training step reads its arrays less often."""
+"""Batch normalisation with the variables of flax's, and the gradient of `ops.normalised`."""
 
 from collections.abc import Mapping
 
