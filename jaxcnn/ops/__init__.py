@@ -1,4 +1,4 @@
-"""Convolution and pooling that are fast on the CPU, and the stock primitives elsewhere."""
+"""Convolution, pooling and norms that are fast on the CPU, and the stock primitives elsewhere."""
 
 from jaxcnn.ops.convolution import conv_general_dilated
 from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast, layer_by_layer

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from jaxcnn.ops.chunks import Chunk
 from jaxcnn.ops.platform import cpu_or_stock
 
 # Pixels of a row that are added up at a time, at most.
@@ -82,7 +81,7 @@ def _backward(epsilon: float, is_rectified: bool, saved: Any, gradients: Any) ->
     a = scale * r
     line = (a, bias - mean * a) if is_rectified else None
     total, by_x = cpu_or_stock(
-        lambda dy, x, mean, line: totals(dy, Chunk.of(x), mean, line),
+        totals,
         _totals,
         dy,
         x,
@@ -108,10 +107,11 @@ def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
 _normalised.defvjp(_forward, _backward)
 
 
-def totals(dy: jax.Array, x: Chunk, mean: jax.Array, line: Line | None) -> Sums:
+def totals(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> Sums:
     """Sums over pixels of `dy` and of `dy (x - mean)`: the gradients of bias and, nearly, scale.
 
     Both arrays are read once, by one loop that adds up a few pixels at a time; the rest is little.
+    The mask is a factor there: where `dy` is not finite, neither are the sums.
 
     Args:
       dy: gradient of the norm's result, or of what ReLU makes of it, `[..., C]`.
@@ -123,15 +123,14 @@ def totals(dy: jax.Array, x: Chunk, mean: jax.Array, line: Line | None) -> Sums:
     width = dy.shape[2] if dy.ndim == 4 else 1
     few = max(n for n in range(1, _PIXELS + 1) if width % n == 0)
     if few == 1:
-        return _totals(dy, x.cut(), mean, line)
+        return _totals(dy, x, mean, line)
 
-    def partial(dy: jax.Array, array: jax.Array, start: Any, mean: Any, line: Any) -> jax.Array:
-        both = (x._replace(array=array, start=start), Chunk.of(dy))
-        pixels = [[part.every(2, i, few, width // few) for part in both] for i in range(few)]
+    def partial(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> jax.Array:
+        pixels = [(x[:, :, i::few], dy[:, :, i::few]) for i in range(few)]
         return _added_up(pixels, mean, line)
 
     with set_xla_metadata(inlineable="false"):
-        sums = jax.jit(partial)(dy, x.array, x.start, mean, line)
+        sums = jax.jit(partial)(dy, x, mean, line)
     total, by_x = jnp.sum(sums, (0, 1, 2))
     return total, by_x
 
@@ -144,7 +143,9 @@ def _totals(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> 
     return jnp.sum(dy, axes), jnp.sum(dy * (values - along(x, mean)), axes)
 
 
-def _added_up(pixels: list[list[jax.Array]], mean: jax.Array, line: Line | None) -> jax.Array:
+def _added_up(
+    pixels: list[tuple[jax.Array, jax.Array]], mean: jax.Array, line: Line | None
+) -> jax.Array:
     """Both sums over pairs of values and gradients, `[n, H, w, C]` each: `[n, H, w, 2, C]`.
 
     Two sums in one array, as XLA would make a loop for each of two.
