@@ -50,6 +50,12 @@ def test_winograd_and_pointwise_and_depthwise_use_no_convolution_at_all() -> Non
         assert "stablehlo.convolution" not in lowered(gradients(ours), x, kernel, platform="cpu")
 
 
+def test_a_strided_kernel_s_gradient_is_winograd_s() -> None:
+    for kind, expected in (("winograd_strided", True), ("strided", False)):
+        ours, _, x, kernel = pair(kind)
+        assert ("tensor<81x" in lowered(gradients(ours), x, kernel, platform="cpu")) == expected
+
+
 def test_a_kernel_is_transformed_once_for_both_passes() -> None:
     """XLA finds that forward pass and gradient of the images ask for the same."""
     x, kernel = jnp.ones((8, 16, 16, 64)), jnp.ones((3, 3, 64, 64))

@@ -8,7 +8,7 @@ from jax import lax
 
 from jaxcnn.ops import depthwise, exchanged, patches, pointwise, winograd
 from jaxcnn.ops.chunks import chunk_size, map_chunks, sum_chunks
-from jaxcnn.ops.geometry import Geometry, Pads, height_width
+from jaxcnn.ops.geometry import Geometry, cropped, height_width
 from jaxcnn.ops.widening import Widening
 
 # Below these many channels on either side, Winograd's products are too thin to pay for the
@@ -39,7 +39,8 @@ def is_widened(geometry: Geometry, channels: int, features: int) -> bool:
 
 def is_winograd(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
     """Whether the convolution is Winograd's."""
-    return min(channels, features) >= WINOGRAD_CHANNELS and winograd.pays(geometry, batch)
+    unit, fewest = geometry.strides == (1, 1), min(channels, features)
+    return unit and fewest >= WINOGRAD_CHANNELS and winograd.pays(geometry, batch)
 
 
 def is_winograd_backwards(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
@@ -84,8 +85,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
     if pointwise.applies(geometry):
         return pointwise.forward(x.astype(dtype), weights, strides).astype(x.dtype)
     if is_winograd(geometry, batch, channels, features):
-        x, padding = cropped(x, padding)
-        return winograd.forward(x, weights, padding, size, jnp.matmul, shards)
+        return winograd.forward(x, weights, geometry, jnp.matmul, shards)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
@@ -98,45 +98,19 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
     return y.astype(x.dtype)
 
 
-def cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
-    """The images and the padding that is left, none of it negative.
-
-    With negative padding, which gradients need, XLA's convolution on the CPU reads memory that was
-    never written (jax 0.10.2).
-    """
-    if min(low_or_high for pads in padding for low_or_high in pads) >= 0:
-        return x, padding
-    config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), config), ((0, 0), (0, 0))
-
-
 def input_gradient(
     dy: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
 ) -> jax.Array:
     """The gradient of `forward` with respect to x, `[N, H, W, C]`."""
     if is_winograd_backwards(geometry, max(1, dy.shape[0] // shards), *kernel.shape[2:]):
-        return winograd_backwards(dy, kernel, geometry, _exchanged_product, shards)
+        weights = kernel.astype(_compute_dtype(dy))
+        return winograd.input_gradient(dy, weights, geometry, _exchanged_product, shards)
 
     def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
         exchanged = flipped if back.depthwise else flipped.swapaxes(2, 3)
         return forward(dy, exchanged, back, shards)
 
     return input_gradient_by(backwards, dy, kernel, geometry)
-
-
-def winograd_backwards(
-    dy: jax.Array,
-    kernel: jax.Array,
-    geometry: Geometry,
-    multiply: winograd.Multiply,
-    shards: int = 1,
-) -> jax.Array:
-    """`input_gradient` by Winograd's algorithm; `multiply` exchanges the kernel's channels."""
-    weights, back = kernel.astype(_compute_dtype(dy)), geometry.reversed()
-    dy, padding = cropped(dy, back.padding)
-    return winograd.forward(
-        dy, weights, padding, back.output_size, multiply, shards, is_flipped=True
-    )
 
 
 def input_gradient_by(
@@ -238,8 +212,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
     if pointwise.applies(geometry):
         return pointwise.kernel_gradient(x.astype(dtype), dy.astype(dtype), strides).astype(x.dtype)
     if is_winograd_gradient(geometry, batch, channels, features):
-        x_, padding = cropped(x, padding)
-        gradient = winograd.kernel_gradient(x_, dy, padding, _transposed_product, shards)
+        gradient = winograd.kernel_gradient(x, dy, geometry, _transposed_product, shards)
         return gradient.astype(x.dtype)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)

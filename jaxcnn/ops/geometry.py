@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
@@ -12,6 +14,18 @@ Pair = tuple[int, int]
 def height_width(images: jax.Array) -> Pair:
     """Height and width of `[N, H, W, C]`."""
     return images.shape[1], images.shape[2]
+
+
+def cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
+    """The images and the padding that is left, none of it negative.
+
+    With negative padding, which gradients need, XLA's convolution on the CPU reads memory that was
+    never written (jax 0.10.2).
+    """
+    if min(low_or_high for pads in padding for low_or_high in pads) >= 0:
+        return x, padding
+    config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), config), ((0, 0), (0, 0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jax import lax
 
 from jaxcnn.ops import algorithms, exchanged, onednn, patches, pointwise, winograd
 from jaxcnn.ops.chunks import CHUNK_BYTES, chunk_size, sum_chunks
-from jaxcnn.ops.geometry import Geometry, Pads, height_width
+from jaxcnn.ops.geometry import Geometry, Pads, cropped, height_width
 from jaxcnn.ops.widening import Widening
 
 # From so many channels on, shifts are quicker than patches where Winograd does not apply. 32x32, 64
@@ -58,7 +58,8 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.
         return _added_up(dy, kernel, geometry)
 
     if algorithms.is_winograd_backwards(geometry, dy.shape[0], *kernel.shape[2:]):
-        return algorithms.winograd_backwards(dy, kernel, geometry, onednn.exchanged_product)
+        weights = kernel.astype(jnp.float32)
+        return winograd.input_gradient(dy, weights, geometry, onednn.exchanged_product)
 
     def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
         return _convolve(dy, flipped, back, is_exchanged=not geometry.depthwise)
@@ -104,10 +105,9 @@ def _is_left(channels: int, features: int, geometry: Geometry) -> bool:
 def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, is_exchanged: bool) -> jax.Array:
     weights, size = kernel.astype(jnp.float32), geometry.output_size
     if algorithms.is_winograd(geometry, x.shape[0], *kernel.shape[2:]):
-        images, padding = algorithms.cropped(x, geometry.padding)
         multiply = onednn.exchanged_product if is_exchanged else onednn.product
-        return winograd.forward(images, weights, padding, size, multiply)
-    images, padding = algorithms.cropped(x.astype(jnp.float32), geometry.padding)
+        return winograd.forward(x, weights, geometry, multiply)
+    images, padding = cropped(x.astype(jnp.float32), geometry.padding)
     y = onednn.convolution(
         images,
         weights,
@@ -125,7 +125,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Arra
     channels, features = x.shape[3], dy.shape[3]
     if _is_left(channels, features, geometry) or _has_few_features(geometry, channels, features):
         return algorithms.kernel_gradient(x, dy, geometry)
-    images, padding = algorithms.cropped(x.astype(jnp.float32), geometry.padding)
+    images, padding = cropped(x.astype(jnp.float32), geometry.padding)
     arrays = (images, dy.astype(jnp.float32))
     if pointwise.applies(geometry):
         multiply = onednn.transposed_product
@@ -133,7 +133,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Arra
     if geometry.depthwise:
         gradient = _depthwise(*arrays, geometry, padding)
     elif algorithms.is_winograd_gradient(geometry, x.shape[0], channels, features):
-        gradient = winograd.kernel_gradient(*arrays, padding, onednn.transposed_product)
+        gradient = winograd.kernel_gradient(x, dy, geometry, onednn.transposed_product)
     elif features == _VECTOR and algorithms.is_widened(geometry, channels, features):
         # LeNet's second: 0.7 ms, as `algorithms` does it 1.2. With more features patches are
         # quicker: 32x32, 3 channels, 24 features 5.1 ms, so 7.9.

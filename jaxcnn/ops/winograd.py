@@ -1,9 +1,15 @@
-"""Dense 3x3 stride-1 convolutions as matrix products: Winograd's F(2x2, 3x3) and F(4x4, 3x3).
+"""Dense 3x3 convolutions as matrix products: Winograd's algorithms.
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308, section 4.1:
-Y = A^T [(G g G^T) * (B^T d B)] A for tiles of m x m outputs made from inputs of a x a, a = m + 2,
-which takes a^2 multiplications instead of 9 m^2: 16 instead of 36, or 36 instead of 144. The
-channel sum makes the product a^2 matrix products, one for each position in the tile.
+Y = A^T [(G g G^T) * (B^T d B)] A for tiles of m x m outputs, which takes a multiplication for each
+of P x P points in place of 9 m^2: F(2x2, 3x3) 16 instead of 36, F(4x4, 3x3) 36
+instead of 144. The channel sum makes the product P^2 matrix products, one for each point.
+
+With stride 2 there are 81 instead of 144, and 81 numbers for each 16 of the result, so that forward
+and for the images nothing is gained (32x32, 64 to 128 channels: 28 ms forward, 39 for the images;
+oneDNN's convolutions 25 and 33). The gradient of the kernel takes 33 in place of 48 ms, with 16x16,
+128 to 256 channels 26 in place of 35, ResNet-18's step 0.96 times as long (batch 128, 2 cores of an
+EPYC with AVX-512, jax 0.10.2, medians of 15, the step's of 40 pairs).
 """
 
 from collections.abc import Callable
@@ -12,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import tiles
+from jaxcnn.ops import schemes, tiles
 from jaxcnn.ops.chunks import Chunk, chunk_size, map_chunks, sum_chunks
-from jaxcnn.ops.geometry import Geometry, Pads, Pair, height_width
+from jaxcnn.ops.geometry import Geometry, Pair, cropped
+from jaxcnn.ops.schemes import Scheme
 
 # Tiles of one chunk: at 4, 8 and 12 MB ResNet-18 takes 1,147, 1,175 and 1,268 ms a step (batch 128,
 # 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 7). Where the transformed kernels are
@@ -26,97 +33,126 @@ Multiply = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Below so many saved multiplications for each number of the transformed kernel, transforming it
 # costs more: 4x4, 512 channels, forward, Winograd's against oneDNN's for 8, 32 and 128 images: 8.6
-# and 4.0, 11.0 and 9.9, 18.7 and 32.3 ms; they save 24, 96 and 384.
+# and 4.0, 11.0 and 9.9, 18.7 and 32.3 ms; they save 24, 96 and 384. With stride 2, for the gradient
+# of the kernel, half of it is enough: 8x8, 256 to 512 channels, 32, 64 and 128 images: 9.3 and 6.9,
+# 14.2 and 14.4, 25.7 and 29.7 ms; they save 25, 50 and 100.
 LEAST_SAVED = 128
 
-
-def _multiplications(output_size: Pair, m: int) -> int:
-    rows, columns = tiles.tile_counts(output_size, m)
-    return (m + 2) ** 2 * rows * columns
+# The part of the multiplications that may be left, by stride, as there are transforms, too.
+_MOST_LEFT = {1: 1 / 2, 2: 3 / 5}
 
 
-def _tile_size(output_size: Pair) -> int:
-    """The m of the F(m x m, 3x3) with the fewest multiplications for outputs of this size."""
-    return min(tiles.POINTS, key=lambda m: _multiplications(output_size, m))
+def _multiplications(output_size: Pair, scheme: Scheme) -> int:
+    rows, columns = tiles.tile_counts(output_size, scheme)
+    return scheme.points**2 * rows * columns
+
+
+def _scheme(output_size: Pair, stride: int = 1) -> Scheme:
+    """The scheme with the fewest multiplications for outputs of this size."""
+    if stride == 2:
+        return schemes.strided()
+    dense = map(schemes.dense, schemes.POINTS)
+    return min(dense, key=lambda scheme: _multiplications(output_size, scheme))
 
 
 def pays(geometry: Geometry, batch: int) -> bool:
-    """Whether it can compute this convolution, and saves enough multiplications.
-
-    At least half of them, for there are the transforms of the images, too.
-    """
-    height, width = size = geometry.output_size
-    m = _tile_size(size)
-    direct, fewest = 9 * height * width, _multiplications(size, m)
+    """Whether it saves enough multiplications of this convolution, or its kernel's gradient."""
+    stride, across = geometry.strides
     dense = geometry.kernel_size == (3, 3) and not geometry.depthwise
-    enough = batch * (direct - fewest) >= LEAST_SAVED * (m + 2) ** 2
-    return dense and geometry.strides == (1, 1) and 2 * fewest <= direct and enough
-
-
-def _chunk(batch: int, size: Pair, m: int, channels: int, features: int) -> int:
-    """Images in a chunk."""
-    rows, columns = tiles.tile_counts(size, m)
-    kernels = 4 * (m + 2) ** 2 * channels * features
-    image = 4 * (m + 2) ** 2 * rows * columns * max(channels, features)
-    return chunk_size(batch, image, max(_CHUNK_BYTES, kernels))
+    if not dense or stride != across or stride not in _MOST_LEFT:
+        return False
+    height, width = size = geometry.output_size
+    scheme = _scheme(size, stride)
+    direct, left = 9 * height * width, _multiplications(size, scheme)
+    enough = batch * (direct - left) >= LEAST_SAVED / stride * scheme.points**2
+    return left <= _MOST_LEFT[stride] * direct and enough
 
 
 def forward(
-    x: jax.Array,
-    kernel: jax.Array,
-    padding: Pads,
-    size: Pair,
-    multiply: Multiply,
-    shards: int = 1,
-    is_flipped: bool = False,
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, multiply: Multiply, shards: int = 1
 ) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[3, 3, C, F]`, computed in the kernel's dtype.
 
     Args:
       x: the images.
-      kernel: of the convolution; `[3, 3, F, C]` if `multiply` exchanges its channels.
-      padding: zeros before and after, along height and width.
-      size: of the result, height and width.
-      multiply: products of `[a^2, T, C]` and `[a^2, C, F]`.
+      kernel: of the convolution.
+      geometry: of the convolution, whose stride is 1.
+      multiply: products of `[P^2, T, C]` and `[P^2, C, F]`.
       shards: devices over which the batch may be sharded.
-      is_flipped: whether the kernel is flipped along height and width, as for the gradient of the
-        images.
     """
-    m = _tile_size(size)
+    scheme = _scheme(geometry.output_size)
+    return _convolve(x, kernel, geometry, scheme, multiply, shards)
+
+
+def input_gradient(
+    dy: jax.Array, kernel: jax.Array, geometry: Geometry, multiply: Multiply, shards: int = 1
+) -> jax.Array:
+    """The gradient of `forward` with respect to the images, `[N, H, W, C]`.
+
+    Args:
+      dy: gradient of the convolution, `[N, H', W', F]`.
+      kernel: as in `forward`.
+      geometry: as in `forward`.
+      multiply: products of `[P^2, T, F]` and, its last axes exchanged, `[P^2, C, F]`.
+      shards: as in `forward`.
+    """
+    back = geometry.reversed()
+    scheme = schemes.dense_flipped(_scheme(back.output_size).outputs)
+    return _convolve(dy, kernel, back, scheme, multiply, shards)
+
+
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    scheme: Scheme,
+    multiply: Multiply,
+    shards: int,
+) -> jax.Array:
+    """`forward` by a scheme."""
+    x, ((top, _), (left, _)) = cropped(x, geometry.padding)
+    size = geometry.output_size
     # The kernel is transformed in the same way for the gradient of the images, so XLA does it once:
     # ResNet-18's step takes 1,199 ms, and 1,237 with a transform of its own (times as above); 60 MB
     # more. The barrier keeps everything else until the kernel is transformed.
-    x, transformed = lax.optimization_barrier((x, tiles.transform_kernel(kernel, m)))
+    x, transformed = lax.optimization_barrier((x, tiles.transform_kernel(kernel, scheme)))
 
     def part(chunk: Chunk) -> jax.Array:
-        points = tiles.transform_input(chunk, padding, size, m, kernel.dtype, is_flipped)
+        points = tiles.transform_input(chunk, (top, left), size, scheme, kernel.dtype)
         products = multiply(points, transformed)
-        y = tiles.transform_output(products, chunk.images, size, m, is_flipped)
-        return y.astype(x.dtype)
+        return tiles.transform_output(products, chunk.images, size, scheme).astype(x.dtype)
 
-    images = _chunk(max(1, x.shape[0] // shards), size, m, *kernel.shape[2:])
+    images = _chunk(max(1, x.shape[0] // shards), size, scheme, *kernel.shape[2:])
     return map_chunks(part, (x,), images, shards, uncut=True)
 
 
 def kernel_gradient(
-    x: jax.Array, dy: jax.Array, padding: Pads, multiply: Multiply, shards: int = 1
+    x: jax.Array, dy: jax.Array, geometry: Geometry, multiply: Multiply, shards: int = 1
 ) -> jax.Array:
     """The gradient of `forward` with respect to the kernel, `[3, 3, C, F]`.
 
     Args:
       x: the images, `[N, H, W, C]`.
       dy: gradient of the convolution, `[N, H', W', F]`.
-      padding: as in `forward`.
-      multiply: sums over T of products of `[a^2, T, C]` and `[a^2, T, F]`.
-      shards: devices over which the batch may be sharded.
+      geometry: of the convolution, whose stride is 1 or 2.
+      multiply: sums over T of products of `[P^2, T, C]` and `[P^2, T, F]`.
+      shards: as in `forward`.
     """
-    size, dtype = height_width(dy), jnp.promote_types(x.dtype, jnp.float32)
-    m = _tile_size(size)
+    size, dtype = geometry.output_size, jnp.promote_types(x.dtype, jnp.float32)
+    scheme = _scheme(size, geometry.strides[0])
+    x, ((top, _), (left, _)) = cropped(x, geometry.padding)
 
     def part(x: Chunk, dy: Chunk) -> jax.Array:
-        points = tiles.transform_input(x, padding, size, m, dtype)
-        return multiply(points, tiles.transform_output_gradient(dy, m, dtype))
+        points = tiles.transform_input(x, (top, left), size, scheme, dtype)
+        return multiply(points, tiles.transform_output_gradient(dy, scheme, dtype))
 
-    images = _chunk(max(1, x.shape[0] // shards), size, m, x.shape[3], dy.shape[3])
+    images = _chunk(max(1, x.shape[0] // shards), size, scheme, x.shape[3], dy.shape[3])
     total = sum_chunks(part, (x, dy), images, shards, uncut=True)
-    return tiles.transform_kernel_gradient(total, m)
+    return tiles.transform_kernel_gradient(total, scheme)
+
+
+def _chunk(batch: int, size: Pair, scheme: Scheme, channels: int, features: int) -> int:
+    """Images in a chunk."""
+    kernels = 4 * scheme.points**2 * channels * features
+    image = 4 * _multiplications(size, scheme) * max(channels, features)
+    return chunk_size(batch, image, max(_CHUNK_BYTES, kernels))
