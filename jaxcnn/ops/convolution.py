@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxcnn.ops import primitives
 from jaxcnn.ops.geometry import Geometry
+from jaxcnn.ops.order import jointly
 
 _FAST_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)
 
@@ -90,7 +91,7 @@ def conv_general_dilated(
             preferred_element_type,
             **others,
         )
-    lhs, rhs = _same_varying_axes(lhs, rhs)
+    lhs, rhs = jointly(*_same_varying_axes(lhs, rhs))
     return primitives.convolution.bind(lhs, rhs, geometry=geometry)
 
 
