@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from jaxcnn import batches, identity, memory, metrics, processes, steps
+from jaxcnn import batches, environment, identity, memory, metrics, processes, steps
 from jaxcnn.build import build
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.data import Dataset
@@ -49,6 +49,7 @@ class Training:
         )
         self.agreement = processes.Agreement(mesh)
         self.step, self.state = self.restore()
+        environment.give_back_memory()
         self.saved_at = time.monotonic()
 
     def restore(self) -> tuple[int, steps.TrainState]:

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxcnn import ops
+from jaxcnn.models.deferred import Deferred
 
 
 class BatchNorm(nn.Module):
@@ -24,6 +25,7 @@ class BatchNorm(nn.Module):
         epsilon: Added to the variance.
         dtype: Of the result.
         is_rectified: Whether ReLU follows, whose gradient is computed with that of the norm.
+        is_deferred: Whether the result, in training, is left to the convolution behind it.
     """
 
     use_running_average: bool
@@ -31,9 +33,10 @@ class BatchNorm(nn.Module):
     epsilon: float
     dtype: DTypeLike
     is_rectified: bool = False
+    is_deferred: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array | Deferred:
         """Normalises each channel of `[..., C]`."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
@@ -48,12 +51,18 @@ class BatchNorm(nn.Module):
             )
             y = x * factor + shift
             return (jax.nn.relu(y) if self.is_rectified else y).astype(self.dtype)
-        y, mean, var = ops.normalised(x, scale, bias, self.epsilon, self.is_rectified)
+        mean, var = ops.moments(x)
         if not self.is_initializing():
             running = {"mean": running_mean.value, "var": running_var.value}
             updated = updated_moments(running, mean, var, self.momentum)
             running_mean.value, running_var.value = updated["mean"], updated["var"]
-        return y.astype(self.dtype)
+
+        def normalised(*operands: jax.Array) -> jax.Array:
+            y = ops.normalised(*operands, self.epsilon, self.is_rectified)
+            return y.astype(self.dtype)
+
+        result = Deferred(normalised, (x, scale, bias, mean, var))
+        return result if self.is_deferred else result.value()
 
 
 def updated_moments(

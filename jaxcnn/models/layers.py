@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.models.batch_norm import BatchNorm
+from jaxcnn.models.deferred import Deferred, value
 
 # Kept fraction of the running statistics, and epsilon: PyTorch's defaults (its momentum 0.1 is the
 # new fraction), with which the published CIFAR-10 figures were made.
@@ -37,7 +38,7 @@ def he_fan_out(groups: int = 1) -> Callable[..., jax.Array]:
 
 
 def conv(
-    x: jax.Array,
+    x: jax.Array | Deferred,
     features: int,
     kernel: int,
     *,
@@ -54,6 +55,9 @@ def conv(
     stride. (XLA's own "SAME" pads a strided convolution of an even size at the end only.)
     """
     margin = kernel // 2
+    convolve = ops.conv_general_dilated
+    if isinstance(x, Deferred):
+        convolve, x = x.before(convolve), x.operands[0]
     layer = nn.Conv(
         features,
         (kernel, kernel),
@@ -63,36 +67,63 @@ def conv(
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=he_fan_out(groups),
-        conv_general_dilated=ops.conv_general_dilated,
+        conv_general_dilated=convolve,
         name=name,
     )
     return layer(x)
 
 
-def norm(
-    x: jax.Array, *, train: bool, name: str, dtype: DTypeLike, is_rectified: bool = False
-) -> jax.Array:
+def norm(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
     """Batch normalisation (Ioffe & Szegedy 2015); statistics over the whole global batch."""
+    return value(batch_norm(x, train=train, name=name, dtype=dtype))
+
+
+def norm_relu(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
+    """Batch normalisation, then ReLU."""
+    return value(batch_norm(x, train=train, name=name, dtype=dtype, is_rectified=True))
+
+
+def norm_relu_before_conv(
+    x: jax.Array, *, train: bool, name: str, dtype: DTypeLike
+) -> jax.Array | Deferred:
+    """`norm_relu`, the result of which is not kept for the backward pass if `conv` is what follows.
+
+    On the CPU, where it takes no longer. MobileNet's step at batch 128: 34.7 in place of 61.2 MB of
+    intermediate arrays, ResNet-18's 0.98 times as long and with 984 in place of 1,181 MB at its
+    peak (2 cores of an EPYC with AVX-512, jax 0.10.2, median of 20 pairs).
+    """
+    is_deferred = jax.default_backend() == "cpu"
+    return batch_norm(
+        x, train=train, name=name, dtype=dtype, is_rectified=True, is_deferred=is_deferred
+    )
+
+
+def batch_norm(
+    x: jax.Array,
+    *,
+    train: bool,
+    name: str,
+    dtype: DTypeLike,
+    is_rectified: bool = False,
+    is_deferred: bool = False,
+) -> jax.Array | Deferred:
+    """The layer behind `norm` and the others; see `BatchNorm` for its options."""
     layer = BatchNorm(
         use_running_average=not train,
         momentum=NORM_MOMENTUM,
         epsilon=NORM_EPSILON,
         dtype=dtype,
         is_rectified=is_rectified,
+        is_deferred=is_deferred,
         name=name,
     )
     return layer(x)
 
 
-def norm_relu(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
-    """Batch normalisation, then ReLU."""
-    return norm(x, train=train, name=name, dtype=dtype, is_rectified=True)
-
-
-def classifier(x: jax.Array, num_classes: int, *, dtype: DTypeLike) -> jax.Array:
+def classifier(x: jax.Array | Deferred, num_classes: int, *, dtype: DTypeLike) -> jax.Array:
     """Mean over all positions, then one dense layer: `[B, H, W, C]` to float32 logits `[B, K]`."""
-    x = jnp.mean(x, axis=(1, 2))
-    logits = nn.Dense(num_classes, dtype=dtype, name="classifier")(x)
+    means = jnp.mean(value(x), axis=(1, 2))
+    logits = nn.Dense(num_classes, dtype=dtype, name="classifier")(means)
     return at_least_float32(logits)
 
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxcnn.models import layers
+from jaxcnn.models.deferred import Deferred
 
 
 class SeparableBlock(nn.Module):
@@ -17,19 +18,22 @@ class SeparableBlock(nn.Module):
         features: Output channels.
         strides: Stride of the depthwise convolution.
         dtype: Compute dtype.
+        is_recomputed: Whether all of the block is, in the backward pass.
     """
 
     features: int
     strides: int
     dtype: DTypeLike
+    is_recomputed: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array | Deferred, train: bool) -> jax.Array | Deferred:
         """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features]`.
 
         `train` is positional for `nn.remat`.
         """
-        channels = x.shape[-1]
+        norm_relu = layers.norm_relu if self.is_recomputed else layers.norm_relu_before_conv
+        channels = x.operands[0].shape[-1] if isinstance(x, Deferred) else x.shape[-1]
         x = layers.conv(
             x,
             channels,
@@ -39,9 +43,9 @@ class SeparableBlock(nn.Module):
             dtype=self.dtype,
             name="depthwise_conv",
         )
-        x = layers.norm_relu(x, train=train, dtype=self.dtype, name="depthwise_norm")
+        x = norm_relu(x, train=train, dtype=self.dtype, name="depthwise_norm")
         x = layers.conv(x, self.features, 1, dtype=self.dtype, name="pointwise_conv")
-        return layers.norm_relu(x, train=train, dtype=self.dtype, name="pointwise_norm")
+        return norm_relu(x, train=train, dtype=self.dtype, name="pointwise_norm")
 
 
 class MobileNet(nn.Module):
@@ -69,16 +73,18 @@ class MobileNet(nn.Module):
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "mobilenet", smallest=1)
         block_type = layers.recomputed(SeparableBlock) if self.remat else SeparableBlock
-        x = images.astype(self.dtype)
+        x: jax.Array | Deferred = images.astype(self.dtype)
         x = layers.conv(
             x, self.scaled(32), 3, strides=self.stem_strides, dtype=self.dtype, name="stem_conv"
         )
-        x = layers.norm_relu(x, train=train, dtype=self.dtype, name="stem_norm")
+        norm_relu = layers.norm_relu if self.remat else layers.norm_relu_before_conv
+        x = norm_relu(x, train=train, dtype=self.dtype, name="stem_norm")
         for index, (channels, strides) in enumerate(self.blocks, start=1):
             x = block_type(
                 features=self.scaled(channels),
                 strides=strides,
                 dtype=self.dtype,
+                is_recomputed=self.remat,
                 name=f"block{index}",
             )(x, train)
         return layers.classifier(x, self.num_classes, dtype=self.dtype)

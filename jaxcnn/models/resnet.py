@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxcnn.models import layers
+from jaxcnn.models.deferred import Deferred
 
 
 class ResidualBlock(nn.Module):
@@ -42,13 +43,15 @@ class ResidualBlock(nn.Module):
             plan = [(self.features, 1, 1), (self.features, 3, self.strides), (out, 1, 1)]
         else:
             plan = [(self.features, 3, self.strides), (out, 3, 1)]
-        y = x
+        inputs: jax.Array | Deferred = x
         for index, (features, kernel, strides) in enumerate(plan, start=1):
             y = layers.conv(
-                y, features, kernel, strides=strides, dtype=self.dtype, name=f"conv{index}"
+                inputs, features, kernel, strides=strides, dtype=self.dtype, name=f"conv{index}"
             )
             if index < len(plan):
-                y = layers.norm_relu(y, train=train, dtype=self.dtype, name=f"norm{index}")
+                inputs = layers.norm_relu_before_conv(
+                    y, train=train, dtype=self.dtype, name=f"norm{index}"
+                )
         y = layers.norm(y, train=train, dtype=self.dtype, name=f"norm{len(plan)}")
         if self.shortcut != "none":
             y = y + self.carry(x, out, train=train)

@@ -2,7 +2,7 @@
 
 from jaxcnn.ops.convolution import conv_general_dilated
 from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast, layer_by_layer
-from jaxcnn.ops.norms import normalised
+from jaxcnn.ops.norms import moments, normalised
 from jaxcnn.ops.onednn import is_present as has_onednn
 from jaxcnn.ops.onednn import uncached
 from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
@@ -17,6 +17,7 @@ __all__ = [
     "is_dense_block_fast",
     "layer_by_layer",
     "max_pool",
+    "moments",
     "normalised",
     "uncached",
 ]

@@ -23,9 +23,26 @@ Line = tuple[jax.Array, jax.Array]
 Sums = tuple[jax.Array, jax.Array]
 
 
+def moments(x: jax.Array) -> Line:
+    """Mean and variance over all of `[..., C]` but the channels: float32 or better, `[C]` each.
+
+    No gradient flows through them: `normalised` has their part in its own.
+    """
+    values, axes = wide(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
+    mean = jnp.mean(values, axes)
+    return mean, jnp.maximum(jnp.mean(jnp.square(values), axes) - jnp.square(mean), 0.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def normalised(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, is_rectified: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    epsilon: float,
+    is_rectified: bool,
+) -> jax.Array:
     """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167, alg. 1), and ReLU if asked for.
 
     Reverse mode only.
@@ -34,15 +51,18 @@ def normalised(
       x: `[..., C]`.
       scale: gamma, `[C]`.
       bias: beta, `[C]`.
+      mean: that of `moments(x)`; it must be, for the gradient of x takes account of it.
+      var: so too.
       epsilon: added to the variance.
       is_rectified: whether ReLU follows.
 
     Returns:
-      The result in float32 or better, `[..., C]`; mean and variance of the batch, `[C]`, through
-      which no gradient flows.
+      The result in float32 or better, `[..., C]`.
     """
-    y, mean, var = _normalised(x, scale, bias, epsilon, is_rectified)
-    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
+    r = lax.rsqrt(var + epsilon)
+    a = scale * r
+    y = _on_line(wide(x), (a, bias - mean * a))
+    return jax.nn.relu(y) if is_rectified else y
 
 
 def along(pixels: jax.Array, channels: jax.Array) -> jax.Array:
@@ -55,39 +75,24 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalised(x: Any, scale: Any, bias: Any, epsilon: float, is_rectified: bool) -> Any:
-    return _forward(x, scale, bias, epsilon, is_rectified)[0]
-
-
-def _forward(x: Any, scale: Any, bias: Any, epsilon: float, is_rectified: bool) -> Any:
-    values, axes = wide(x), tuple(range(x.ndim - 1))
-    mean = jnp.mean(values, axes)
-    var = jnp.maximum(jnp.mean(jnp.square(values), axes) - jnp.square(mean), 0.0)
-    r = lax.rsqrt(var + epsilon)
-    a = scale * r
-    y = _on_line(values, (a, bias - mean * a))
-    return (jax.nn.relu(y) if is_rectified else y, mean, var), (x, scale, bias, mean, r)
-
-
 def _on_line(x: jax.Array, line: Line) -> jax.Array:
     return x * along(x, line[0]) + along(x, line[1])
 
 
-def _backward(epsilon: float, is_rectified: bool, saved: Any, gradients: Any) -> Any:
-    x, scale, bias, mean, r = saved
-    dy = gradients[0]
+def _forward(
+    x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, is_rectified: bool
+) -> Any:
+    saved = x, scale, bias, mean, var
+    return normalised(*saved, epsilon, is_rectified), saved
+
+
+def _backward(epsilon: float, is_rectified: bool, saved: Any, dy: jax.Array) -> Any:
+    x, scale, bias, mean, var = saved
     count = x.size // x.shape[-1]
+    r = lax.rsqrt(var + epsilon)
     a = scale * r
     line = (a, bias - mean * a) if is_rectified else None
-    total, by_x = cpu_or_stock(
-        totals,
-        _totals,
-        dy,
-        x,
-        mean,
-        line,
-    )
+    total, by_x = cpu_or_stock(totals, _totals, dy, x, mean, line)
     d_scale = r * by_x
     values = wide(x)
     if line is not None:
@@ -95,7 +100,7 @@ def _backward(epsilon: float, is_rectified: bool, saved: Any, gradients: Any) ->
     factor = a * r * d_scale / count
     dx = along(x, a) * dy - along(x, a * total / count)
     dx = dx - along(x, factor) * (values - along(x, mean))
-    return dx.astype(x.dtype), _like(scale, d_scale), _like(bias, total)
+    return dx.astype(x.dtype), _like(scale, d_scale), _like(bias, total), None, None
 
 
 def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -104,7 +109,7 @@ def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
     return lax.psum(gradient, tuple(sorted(axes[0] - axes[1])))
 
 
-_normalised.defvjp(_forward, _backward)
+normalised.defvjp(_forward, _backward)
 
 
 def totals(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> Sums:
