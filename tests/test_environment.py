@@ -89,3 +89,18 @@ def test_freed_memory_is_kept_for_the_next_call():
         for mode in ("default", "kept")
     )
     assert kept < 20 < given_back
+
+
+def test_what_compiling_leaves_is_given_back_and_compiled_programs_stay():
+    traced = []
+
+    @jax.jit
+    def double(x):
+        traced.append(x)
+        return 2 * x
+
+    program = double.lower(1.0).compile()
+    assert double(3.0) == 6 and len(traced) == 1
+    environment.give_back_memory()
+    assert program(4.0) == 8 and len(traced) == 1
+    assert double(5.0) == 10 and len(traced) == 2

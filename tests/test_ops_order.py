@@ -1,0 +1,94 @@
+"""The order of gradients, and what is recomputed for them: the same numbers in less memory."""
+
+import re
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import models, ops
+from jaxcnn.models import layers
+from jaxcnn.ops import convolution
+from jaxcnn.ops.order import jointly
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    a, b = jointly(a, b)
+    return a * b
+
+
+def barriers(function: Any, *arguments: Any, platform: str = "cpu") -> int:
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,))
+    return len(re.findall("optimization_barrier", lowered.as_text()))
+
+
+def test_two_gradients_wait_for_each_other_on_the_cpu_alone() -> None:
+    both = jax.grad(product, (0, 1))
+    assert barriers(both, 2.0, 3.0) == 1
+    assert barriers(both, 2.0, 3.0, platform="tpu") == 0
+    assert barriers(product, 2.0, 3.0) == 0
+    # Nothing waits for a gradient that nobody asked for, nor is one computed.
+    assert barriers(jax.grad(product), 2.0, 3.0) == 0
+
+
+def test_derivatives_of_any_kind() -> None:
+    assert jax.grad(product, (0, 1))(2.0, 3.0) == (3.0, 2.0)
+    assert jax.jvp(product, (2.0, 3.0), (1.0, 10.0)) == (6.0, 23.0)
+    hessian = jax.hessian(lambda v: product(v[0], v[1]))(jnp.array([2.0, 3.0]))
+    np.testing.assert_array_equal(hessian, [[0, 1], [1, 0]])
+    mapped = jax.vmap(jax.grad(product, (0, 1)), (0, None))(jnp.arange(3.0), 5.0)
+    np.testing.assert_array_equal(mapped, [[5, 5, 5], [0, 1, 2]])
+
+
+def _loss(model: Any, images: jax.Array) -> tuple[Any, Any]:
+    """The loss of a training step as a function of the parameters, and these."""
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
+
+    def loss(params: Any) -> jax.Array:
+        variables_ = {**variables, "params": params}
+        logits, _ = model.apply(variables_, images, train=True, mutable=["batch_stats"])
+        return jnp.mean(jnp.sin(logits))
+
+    return loss, variables["params"]
+
+
+def _program(loss: Any, params: Any) -> Any:
+    return jax.jit(jax.grad(loss)).lower(params).compile(ops.CPU_COMPILER_OPTIONS)
+
+
+def _intermediates(program: Any) -> int:
+    """Bytes of intermediate arrays."""
+    size: int = program.memory_analysis().temp_size_in_bytes
+    return size
+
+
+def test_gradients_in_turn_need_less_memory() -> None:
+    loss, params = _loss(models.create("mobilenet"), jnp.ones((32, 32, 32, 3)))
+    ours = _intermediates(_program(loss, params))
+    with mock.patch.object(convolution, "jointly", lambda *both: both):
+        assert ours < 0.75 * _intermediates(_program(loss, params))
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("mobilenet", 0.75), pytest.param("resnet20", 0.9, marks=pytest.mark.slow)]
+)
+def test_norms_before_convolutions_are_not_kept(name: str, limit: float) -> None:
+    images = jax.random.normal(jax.random.key(1), (32, 32, 32, 3))
+    loss, params = _loss(models.create(name), images)
+    ours = _program(loss, params)
+    with mock.patch.object(layers, "norm_relu_before_conv", layers.norm_relu):
+        keeping = _program(loss, params)
+    assert _intermediates(ours) < limit * _intermediates(keeping)
+    for a, b in zip(*map(jax.tree.leaves, (ours(params), keeping(params))), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-9
+
+
+def test_accelerators_keep_them() -> None:
+    loss, params = _loss(models.create("mobilenet"), jnp.ones((2, 32, 32, 3)))
+    assert "remat2" in str(jax.make_jaxpr(jax.grad(loss))(params))
+    with mock.patch.object(jax, "default_backend", lambda: "tpu"):
+        assert "remat2" not in str(jax.make_jaxpr(jax.grad(loss))(params))
