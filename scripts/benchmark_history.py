@@ -40,6 +40,7 @@ VERSIONS = (
     "7d91b35",
     "bf6c946",
     "9b41e56",
+    "d2bb846",
 )
 AT_ONCE = 4
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
