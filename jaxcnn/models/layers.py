@@ -124,12 +124,7 @@ def classifier(x: jax.Array | Deferred, num_classes: int, *, dtype: DTypeLike) -
     """Mean over all positions, then one dense layer: `[B, H, W, C]` to float32 logits `[B, K]`."""
     means = jnp.mean(value(x), axis=(1, 2))
     logits = nn.Dense(num_classes, dtype=dtype, name="classifier")(means)
-    return at_least_float32(logits)
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """Widens what has fewer bits; float64, which tests of exactness use, stays."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return ops.at_least_float32(logits)
 
 
 def recomputed(block: type[nn.Module]) -> type[nn.Module]:

@@ -53,7 +53,7 @@ class LeNet(nn.Module):
             )
             x = nn.relu(dense(x))
         logits = nn.Dense(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        return layers.at_least_float32(logits)
+        return ops.at_least_float32(logits)
 
 
 VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {"lenet": (LeNet, {})}

@@ -2,7 +2,7 @@
 
 from jaxcnn.ops.convolution import conv_general_dilated
 from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast, layer_by_layer
-from jaxcnn.ops.norms import moments, normalised
+from jaxcnn.ops.norms import at_least_float32, moments, normalised
 from jaxcnn.ops.onednn import is_present as has_onednn
 from jaxcnn.ops.onednn import uncached
 from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
@@ -10,6 +10,7 @@ from jaxcnn.ops.pooling import avg_pool, max_pool
 
 __all__ = [
     "CPU_COMPILER_OPTIONS",
+    "at_least_float32",
     "avg_pool",
     "conv_general_dilated",
     "dense_block",

@@ -28,7 +28,7 @@ def moments(x: jax.Array) -> Line:
 
     No gradient flows through them: `normalised` has their part in its own.
     """
-    values, axes = wide(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
+    values, axes = at_least_float32(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
     mean = jnp.mean(values, axes)
     return mean, jnp.maximum(jnp.mean(jnp.square(values), axes) - jnp.square(mean), 0.0)
 
@@ -61,7 +61,7 @@ def normalised(
     """
     r = lax.rsqrt(var + epsilon)
     a = scale * r
-    y = _on_line(wide(x), (a, bias - mean * a))
+    y = _on_line(at_least_float32(x), (a, bias - mean * a))
     return jax.nn.relu(y) if is_rectified else y
 
 
@@ -70,8 +70,8 @@ def along(pixels: jax.Array, channels: jax.Array) -> jax.Array:
     return jnp.expand_dims(channels, range(pixels.ndim - 1))
 
 
-def wide(x: jax.Array) -> jax.Array:
-    """`x` in the dtype of the arithmetic: float32 or better."""
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Widens what has fewer bits; float64, which tests of exactness use, stays."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -94,7 +94,7 @@ def _backward(epsilon: float, is_rectified: bool, saved: Any, dy: jax.Array) -> 
     line = (a, bias - mean * a) if is_rectified else None
     total, by_x = cpu_or_stock(totals, _totals, dy, x, mean, line)
     d_scale = r * by_x
-    values = wide(x)
+    values = at_least_float32(x)
     if line is not None:
         dy = jnp.where(_on_line(values, line) > 0, dy, 0)
     factor = a * r * d_scale / count
@@ -142,7 +142,7 @@ def totals(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> S
 
 def _totals(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> Sums:
     """The same in plain words."""
-    values, axes = wide(x), tuple(range(x.ndim - 1))
+    values, axes = at_least_float32(x), tuple(range(x.ndim - 1))
     if line is not None:
         dy = jnp.where(_on_line(values, line) > 0, dy, 0)
     return jnp.sum(dy, axes), jnp.sum(dy * (values - along(x, mean)), axes)
