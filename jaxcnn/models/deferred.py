@@ -17,6 +17,11 @@ class Deferred(NamedTuple):
     function: Callable[..., jax.Array]
     operands: tuple[jax.Array, ...]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape."""
+        return self.operands[0].shape
+
     def value(self) -> jax.Array:
         """Computes the array."""
         return self.function(*self.operands)

@@ -33,7 +33,7 @@ class SeparableBlock(nn.Module):
         `train` is positional for `nn.remat`.
         """
         norm_relu = layers.norm_relu if self.is_recomputed else layers.norm_relu_before_conv
-        channels = x.operands[0].shape[-1] if isinstance(x, Deferred) else x.shape[-1]
+        channels = x.shape[-1]
         x = layers.conv(
             x,
             channels,

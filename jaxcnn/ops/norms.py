@@ -23,7 +23,7 @@ Line = tuple[jax.Array, jax.Array]
 Sums = tuple[jax.Array, jax.Array]
 
 
-def moments(x: jax.Array) -> Line:
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance over all of `[..., C]` but the channels: float32 or better, `[C]` each.
 
     No gradient flows through them: `normalised` has their part in its own.

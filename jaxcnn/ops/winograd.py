@@ -2,8 +2,8 @@
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308, section 4.1:
 Y = A^T [(G g G^T) * (B^T d B)] A for tiles of m x m outputs, which takes a multiplication for each
-of P x P points in place of 9 m^2: F(2x2, 3x3) 16 instead of 36, F(4x4, 3x3) 36
-instead of 144. The channel sum makes the product P^2 matrix products, one for each point.
+of P x P points in place of 9 m^2: F(2x2, 3x3) 16 instead of 36, F(4x4, 3x3) 36 instead of 144. The
+channel sum makes the product P^2 matrix products, one for each point.
 
 With stride 2 there are 81 instead of 144, and 81 numbers for each 16 of the result, so that forward
 and for the images nothing is gained (32x32, 64 to 128 channels: 28 ms forward, 39 for the images;
