@@ -187,6 +187,12 @@ TRANSFORMATIONS = {
     "reverse_over_reverse": lambda f, x, k: jax.grad(
         lambda x, k: sum(jnp.sum(g**2) for g in jax.grad(f, (0, 1))(x, k)), (0, 1)
     )(x, k),
+    "transposed_reverse": lambda f, x, k: jax.linear_transpose(
+        jax.vjp(f, x, k)[1], jnp.ones((), x.dtype)
+    )((x, k)),
+    "vmap_tangents": lambda f, x, k: jax.vmap(lambda t: jax.jvp(f, (x, k), (t * x, t * k))[1])(
+        jnp.arange(3.0)
+    ),
     "checkpoint": lambda f, x, k: jax.grad(jax.checkpoint(f), (0, 1))(x, k),
     "vmap_images": lambda f, x, k: jax.vmap(jax.grad(f, (0, 1)), (0, None))(
         jnp.stack([x, 2 * x]), k

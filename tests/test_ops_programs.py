@@ -131,6 +131,23 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     for sharded in (step(kernels, x), jax.jit(shard)(kernels, x)):
         for a, b in zip(sharded, alone, strict=True):
             assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
+
+    def normed(scale, kernel, x):
+        norm = ops.DeferredNorm(x, scale, 1 - scale, *ops.moments(x), 1e-5, True, x.dtype)
+        y = ops.conv_of_normalised(norm, kernel, (1, 1), "SAME", None, None,
+                                   ("NHWC", "HWIO", "NHWC"))
+        return jnp.sum(ops.relu(y) ** 2)
+
+    inner = jnp.asarray(rng.normal(size=(40, 8, 8, 32)), jnp.float32)
+    arguments = (jnp.linspace(-1, 1, 32), kernels[1], inner)
+    gradients = jax.grad(normed, (0, 1, 2))
+    places = (whole, whole, split)
+    step = jax.jit(gradients, in_shardings=places, out_shardings=places)
+    text = step.lower(*arguments).compile().as_text()
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert not re.search(rf"{collective}(-start)?[(]", text), collective
+    for a, b in zip(step(*arguments), jax.jit(gradients)(*arguments), strict=True):
+        assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
     print("passed")
     """
     result = subprocess.run(

@@ -8,7 +8,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxcnn import ops
-from jaxcnn.models.deferred import Deferred
 
 
 class BatchNorm(nn.Module):
@@ -36,7 +35,7 @@ class BatchNorm(nn.Module):
     is_deferred: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array | Deferred:
+    def __call__(self, x: jax.Array) -> jax.Array | ops.DeferredNorm:
         """Normalises each channel of `[..., C]`."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
@@ -56,12 +55,9 @@ class BatchNorm(nn.Module):
             running = {"mean": running_mean.value, "var": running_var.value}
             updated = updated_moments(running, mean, var, self.momentum)
             running_mean.value, running_var.value = updated["mean"], updated["var"]
-
-        def normalised(*operands: jax.Array) -> jax.Array:
-            y = ops.normalised(*operands, self.epsilon, self.is_rectified)
-            return y.astype(self.dtype)
-
-        result = Deferred(normalised, (x, scale, bias, mean, var))
+        result = ops.DeferredNorm(
+            x, scale, bias, mean, var, self.epsilon, self.is_rectified, self.dtype
+        )
         return result if self.is_deferred else result.value()
 
 

@@ -6,6 +6,7 @@ names and shapes are those of plain `nn.Conv`, `nn.BatchNorm` and `nn.Dense`. Al
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.models.batch_norm import BatchNorm
-from jaxcnn.models.deferred import Deferred, value
+from jaxcnn.ops import DeferredNorm
 
 # Kept fraction of the running statistics, and epsilon: PyTorch's defaults (its momentum 0.1 is the
 # new fraction), with which the published CIFAR-10 figures were made.
@@ -38,7 +39,7 @@ def he_fan_out(groups: int = 1) -> Callable[..., jax.Array]:
 
 
 def conv(
-    x: jax.Array | Deferred,
+    x: jax.Array | DeferredNorm,
     features: int,
     kernel: int,
     *,
@@ -55,9 +56,13 @@ def conv(
     stride. (XLA's own "SAME" pads a strided convolution of an even size at the end only.)
     """
     margin = kernel // 2
-    convolve = ops.conv_general_dilated
-    if isinstance(x, Deferred):
-        convolve, x = x.before(convolve), x.operands[0]
+    convolve: Callable[..., jax.Array] = ops.conv_general_dilated
+    if isinstance(x, DeferredNorm):
+        deferred, x = x, x.x
+
+        def convolve(_: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+            return ops.conv_of_normalised(deferred, kernel, *args, **kwargs)
+
     layer = nn.Conv(
         features,
         (kernel, kernel),
@@ -73,6 +78,11 @@ def conv(
     return layer(x)
 
 
+def value(x: jax.Array | DeferredNorm) -> jax.Array:
+    """Returns the array, computed if it was not."""
+    return x.value() if isinstance(x, DeferredNorm) else x
+
+
 def norm(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.Array:
     """Batch normalisation (Ioffe & Szegedy 2015); statistics over the whole global batch."""
     return value(batch_norm(x, train=train, name=name, dtype=dtype))
@@ -85,7 +95,7 @@ def norm_relu(x: jax.Array, *, train: bool, name: str, dtype: DTypeLike) -> jax.
 
 def norm_relu_before_conv(
     x: jax.Array, *, train: bool, name: str, dtype: DTypeLike
-) -> jax.Array | Deferred:
+) -> jax.Array | DeferredNorm:
     """`norm_relu`, the result of which is not kept for the backward pass if `conv` is what follows.
 
     On the CPU, where it takes no longer. MobileNet's step at batch 128: 34.7 in place of 61.2 MB of
@@ -106,7 +116,7 @@ def batch_norm(
     dtype: DTypeLike,
     is_rectified: bool = False,
     is_deferred: bool = False,
-) -> jax.Array | Deferred:
+) -> jax.Array | DeferredNorm:
     """The layer behind `norm` and the others; see `BatchNorm` for its options."""
     layer = BatchNorm(
         use_running_average=not train,
@@ -120,7 +130,7 @@ def batch_norm(
     return layer(x)
 
 
-def classifier(x: jax.Array | Deferred, num_classes: int, *, dtype: DTypeLike) -> jax.Array:
+def classifier(x: jax.Array | DeferredNorm, num_classes: int, *, dtype: DTypeLike) -> jax.Array:
     """Mean over all positions, then one dense layer: `[B, H, W, C]` to float32 logits `[B, K]`."""
     means = jnp.mean(value(x), axis=(1, 2))
     logits = nn.Dense(num_classes, dtype=dtype, name="classifier")(means)

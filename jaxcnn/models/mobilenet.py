@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxcnn.models import layers
-from jaxcnn.models.deferred import Deferred
+from jaxcnn.ops import DeferredNorm
 
 
 class SeparableBlock(nn.Module):
@@ -27,7 +27,7 @@ class SeparableBlock(nn.Module):
     is_recomputed: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array | Deferred, train: bool) -> jax.Array | Deferred:
+    def __call__(self, x: jax.Array | DeferredNorm, train: bool) -> jax.Array | DeferredNorm:
         """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features]`.
 
         `train` is positional for `nn.remat`.
@@ -73,7 +73,7 @@ class MobileNet(nn.Module):
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "mobilenet", smallest=1)
         block_type = layers.recomputed(SeparableBlock) if self.remat else SeparableBlock
-        x: jax.Array | Deferred = images.astype(self.dtype)
+        x: jax.Array | DeferredNorm = images.astype(self.dtype)
         x = layers.conv(
             x, self.scaled(32), 3, strides=self.stem_strides, dtype=self.dtype, name="stem_conv"
         )

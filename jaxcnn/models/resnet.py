@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from jaxcnn import ops
 from jaxcnn.models import layers
-from jaxcnn.models.deferred import Deferred
+from jaxcnn.ops import DeferredNorm
 
 
 class ResidualBlock(nn.Module):
@@ -43,7 +44,7 @@ class ResidualBlock(nn.Module):
             plan = [(self.features, 1, 1), (self.features, 3, self.strides), (out, 1, 1)]
         else:
             plan = [(self.features, 3, self.strides), (out, 3, 1)]
-        inputs: jax.Array | Deferred = x
+        inputs: jax.Array | DeferredNorm = x
         for index, (features, kernel, strides) in enumerate(plan, start=1):
             y = layers.conv(
                 inputs, features, kernel, strides=strides, dtype=self.dtype, name=f"conv{index}"
@@ -55,7 +56,7 @@ class ResidualBlock(nn.Module):
         y = layers.norm(y, train=train, dtype=self.dtype, name=f"norm{len(plan)}")
         if self.shortcut != "none":
             y = y + self.carry(x, out, train=train)
-        return nn.relu(y)
+        return ops.relu(y)
 
     def carry(self, x: jax.Array, out: int, *, train: bool) -> jax.Array:
         """The shortcut: `x` itself, or `x` brought to `[B, H / strides, W / strides, out]`."""

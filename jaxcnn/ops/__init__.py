@@ -2,7 +2,8 @@
 
 from jaxcnn.ops.convolution import conv_general_dilated
 from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast, layer_by_layer
-from jaxcnn.ops.norms import at_least_float32, moments, normalised
+from jaxcnn.ops.norm_convolution import DeferredNorm, conv_of_normalised
+from jaxcnn.ops.norms import at_least_float32, moments, normalised, relu
 from jaxcnn.ops.onednn import is_present as has_onednn
 from jaxcnn.ops.onednn import uncached
 from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
@@ -10,9 +11,11 @@ from jaxcnn.ops.pooling import avg_pool, max_pool
 
 __all__ = [
     "CPU_COMPILER_OPTIONS",
+    "DeferredNorm",
     "at_least_float32",
     "avg_pool",
     "conv_general_dilated",
+    "conv_of_normalised",
     "dense_block",
     "has_onednn",
     "is_dense_block_fast",
@@ -20,5 +23,6 @@ __all__ = [
     "max_pool",
     "moments",
     "normalised",
+    "relu",
     "uncached",
 ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import depthwise, exchanged, patches, pointwise, winograd
+from jaxcnn.ops import depthwise, exchanged, norms, patches, pointwise, winograd
 from jaxcnn.ops.chunks import chunk_size, map_chunks, sum_chunks
 from jaxcnn.ops.geometry import Geometry, cropped, height_width
 from jaxcnn.ops.widening import Widening
@@ -54,6 +54,12 @@ def is_winograd_gradient(geometry: Geometry, batch: int, channels: int, features
     return min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS and winograd.pays(geometry, batch)
 
 
+def is_winograd_jointly(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+    """Whether both gradients are Winograd's, and so computed together."""
+    shape = (geometry, batch, channels, features)
+    return is_winograd_backwards(*shape) and is_winograd_gradient(*shape)
+
+
 def _exchanged_product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Products a b^T: `[..., P, F]` and `[..., C, F]` to `[..., P, C]`."""
     return jnp.matmul(a, b.swapaxes(-1, -2))
@@ -63,6 +69,32 @@ def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
     """The sum over pixels of a b^T: `[..., P, C]` and `[..., P, F]` to `[..., C, F]`."""
     # Transposed before the product: Eigen is slow where the left operand is (94 ms against 104).
     return jnp.matmul(lax.optimization_barrier(a.swapaxes(-1, -2)), b)
+
+
+def winograd_forward(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    shards: int = 1,
+    norm: norms.Rectified | None = None,
+) -> jax.Array:
+    """`winograd.forward` with XLA's products."""
+    weights = kernel.astype(_compute_dtype(x))
+    return winograd.forward(x, weights, geometry, jnp.matmul, shards, norm)
+
+
+def winograd_gradients(
+    x: jax.Array,
+    kernel: jax.Array,
+    dy: jax.Array,
+    geometry: Geometry,
+    shards: int = 1,
+    norm: norms.Rectified | None = None,
+) -> tuple[jax.Array, jax.Array, norms.Sums | None]:
+    """`winograd.gradients` with XLA's products, of the operands' dtypes."""
+    weights, products = kernel.astype(_compute_dtype(x)), (_exchanged_product, _transposed_product)
+    dx, d_kernel, sums = winograd.gradients(x, weights, dy, geometry, *products, shards, norm)
+    return dx, d_kernel.astype(kernel.dtype), sums
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:
@@ -85,7 +117,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
     if pointwise.applies(geometry):
         return pointwise.forward(x.astype(dtype), weights, strides).astype(x.dtype)
     if is_winograd(geometry, batch, channels, features):
-        return winograd.forward(x, weights, geometry, jnp.matmul, shards)
+        return winograd_forward(x, kernel, geometry, shards)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
@@ -237,6 +269,16 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
         shards,
     )
     return gradient.reshape(*geometry.kernel_size, channels, features).astype(x.dtype)
+
+
+def gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry, shards: int = 1
+) -> list[jax.Array]:
+    """Both gradients; neither is used before the other is computed (see `joint`)."""
+    if is_winograd_jointly(geometry, max(1, x.shape[0] // shards), *kernel.shape[2:]):
+        return list(winograd_gradients(x, kernel, dy, geometry, shards)[:2])
+    dx = input_gradient(dy, kernel, geometry, shards)
+    return lax.optimization_barrier([dx, kernel_gradient(x, dy, geometry, shards)])
 
 
 def height_width_product(images: jax.Array) -> int:

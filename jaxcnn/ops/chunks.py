@@ -27,11 +27,13 @@ class Chunk(NamedTuple):
       array: of the whole batch, or of the chunk alone.
       start: the chunk's first image; None if the array is the chunk.
       images: in the chunk.
+      function: of each pixel, applied to what is cut out.
     """
 
     array: jax.Array
     start: jax.Array | None
     images: int
+    function: Callable[[jax.Array], jax.Array] = lambda pixels: pixels
 
     @classmethod
     def of(cls, array: jax.Array) -> "Chunk":
@@ -40,6 +42,9 @@ class Chunk(NamedTuple):
 
     def cut(self) -> jax.Array:
         """The chunk, `[images, ...]`."""
+        return self.function(self._cut())
+
+    def _cut(self) -> jax.Array:
         if self.start is None:
             return self.array
         return lax.dynamic_slice_in_dim(self.array, self.start, self.images)
@@ -50,8 +55,11 @@ class Chunk(NamedTuple):
         A slice of its own from the array each time: of one that has several uses XLA makes a
         function, called for every number (32x32, 64 channels 9.5 in place of 2.3 ms).
         """
+        return self.function(self._every(axis, begin, step, count))
+
+    def _every(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
         if not count:
-            return self.cut()[(slice(None),) * axis + (slice(0),)]
+            return self._cut()[(slice(None),) * axis + (slice(0),)]
         span = step * (count - 1) + 1
         if self.start is None:
             return lax.slice_in_dim(self.array, begin, begin + span, step, axis)
@@ -89,7 +97,8 @@ def map_chunks(
       shards: devices over which the batch may be sharded.
       uncut: whether the function takes `Chunk`s in place of arrays.
     """
-    return _walk(function if uncut else _of_cut(function), arrays, size, shards, reduce=False)
+    function = function if uncut else _of_cut(function)
+    return map_and_sum_chunks(lambda *c: (function(*c), None), arrays, size, shards)[0]
 
 
 def sum_chunks(
@@ -101,21 +110,21 @@ def sum_chunks(
     uncut: bool = False,
 ) -> Any:
     """The sum of `function(*chunk)` over the chunks of the arrays; otherwise as `map_chunks`."""
-    return _walk(function if uncut else _of_cut(function), arrays, size, shards, reduce=True)
+    function = function if uncut else _of_cut(function)
+    return map_and_sum_chunks(lambda *c: (None, function(*c)), arrays, size, shards)[1]
 
 
 def _of_cut(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *chunks: function(*(chunk.cut() for chunk in chunks))
 
 
-def _walk(
-    function: Callable[..., Any],
+def map_and_sum_chunks(
+    function: Callable[..., tuple[Any, Any]],
     arrays: tuple[jax.Array, ...],
     size: int,
-    shards: int,
-    reduce: bool,
-) -> Any:
-    """The loop behind `map_chunks` and `sum_chunks`.
+    shards: int = 1,
+) -> tuple[Any, Any]:
+    """`map_chunks` and `sum_chunks` in one loop, of a function of `Chunk`s that returns both parts.
 
     A batch sharded over devices must not be cut along the sharded axis, or XLA would gather it: it
     is seen as `[shards, chunks, n, ...]` and walked along `chunks`, which no device shares.
@@ -131,54 +140,69 @@ def _walk(
     # Without the barrier XLA computes what comes before the loop a second time for it.
     arrays = lax.optimization_barrier(arrays)
     if shards == 1:
-        return _walk_alone(function, arrays, size, reduce)
+        return _walk_alone(function, arrays, size)
     per_shard = [a.reshape(shards, local, *a.shape[1:]) for a in arrays]
 
-    def run(pieces: list[jax.Array]) -> jax.Array:
+    def run(pieces: list[jax.Array]) -> tuple[Any, Any]:
         n = pieces[0].shape[1]
-        out = function(*[Chunk.of(p.reshape(shards * n, *p.shape[2:])) for p in pieces])
-        return out if reduce else out.reshape(shards, n, *out.shape[1:])
+        out, part = function(*[Chunk.of(p.reshape(shards * n, *p.shape[2:])) for p in pieces])
+        return jax.tree.map(lambda a: a.reshape(shards, n, *a.shape[1:]), out), part
+
+    def step(total: Any, pieces: Any) -> tuple[Any, Any]:
+        out, part = run(list(pieces))
+        return _added(total, part), out
 
     head = tuple(
         p[:, : count * size].reshape(shards, count, size, *p.shape[2:]).swapaxes(0, 1)
         for p in per_shard
     )
-    tail = [p[:, count * size :] for p in per_shard]
-    if reduce:
-        total, _ = lax.scan(
-            lambda carry, pieces: (carry + run(list(pieces)), None), _zeros(function, arrays), head
+    total, stacked = lax.scan(step, _zeros(function, arrays), head)
+    outs = [
+        jax.tree.map(
+            lambda a: a.swapaxes(0, 1).reshape(shards, count * size, *a.shape[3:]), stacked
         )
-        return total + run(tail) if rest else total
-    _, stacked = lax.scan(lambda carry, pieces: (carry, run(list(pieces))), (), head)
-    out = stacked.swapaxes(0, 1).reshape(shards, count * size, *stacked.shape[3:])
+    ]
     if rest:
-        out = jnp.concatenate([out, run(tail)], axis=1)
-    return out.reshape(batch, *out.shape[2:])
+        out, part = run([p[:, count * size :] for p in per_shard])
+        outs.append(out)
+        total = _added(total, part)
+    whole = jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *outs)
+    return jax.tree.map(lambda a: a.reshape(batch, *a.shape[2:]), whole), total
 
 
 def _walk_alone(
-    function: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int, reduce: bool
-) -> Any:
+    function: Callable[..., tuple[Any, Any]], arrays: tuple[jax.Array, ...], size: int
+) -> tuple[Any, Any]:
     """The same for one device, whose batch need not be seen as `[shards, ...]`."""
     count, rest = divmod(arrays[0].shape[0], size)
 
-    def run(start: jax.Array, images: int = size) -> Any:
+    def run(start: jax.Array, images: int = size) -> tuple[Any, Any]:
         return function(*(Chunk(array, start, images) for array in arrays))
 
-    starts = size * jnp.arange(count)
-    if reduce:
-        total, _ = lax.scan(
-            lambda carry, start: (carry + run(start), None), _zeros(function, arrays), starts
-        )
-        return total + run(jnp.int32(count * size), rest) if rest else total
-    _, stacked = lax.scan(lambda carry, start: (carry, run(start)), (), starts)
-    out = stacked.reshape(count * size, *stacked.shape[2:])
-    return jnp.concatenate([out, run(jnp.int32(count * size), rest)]) if rest else out
+    def step(total: Any, start: jax.Array) -> tuple[Any, Any]:
+        out, part = run(start)
+        return _added(total, part), out
+
+    total, stacked = lax.scan(step, _zeros(function, arrays), size * jnp.arange(count))
+    outs = [jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), stacked)]
+    if rest:
+        out, part = run(jnp.int32(count * size), rest)
+        outs.append(out)
+        total = _added(total, part)
+    return jax.tree.map(lambda *a: jnp.concatenate(a), *outs), total
 
 
-def _zeros(function: Callable[..., Any], arrays: tuple[jax.Array, ...]) -> jax.Array:
-    """Zeros like the result for `arrays`, varying over the same axes of a `shard_map`."""
-    shape = jax.eval_shape(lambda *arrays: function(*map(Chunk.of, arrays)), *arrays)
-    zeros = jnp.zeros(shape.shape, shape.dtype)
+def _added(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _zeros(function: Callable[..., tuple[Any, Any]], arrays: tuple[jax.Array, ...]) -> Any:
+    """Zeros like the sum for `arrays`, varying over the same axes of a `shard_map`."""
+    _, shapes = jax.eval_shape(lambda *arrays: function(*map(Chunk.of, arrays)), *arrays)
     axes = frozenset[Any]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
-    return lax.pcast(zeros, tuple(sorted(axes)), to="varying") if axes else zeros
+
+    def zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        array = jnp.zeros(shape.shape, shape.dtype)
+        return lax.pcast(array, tuple(sorted(axes)), to="varying") if axes else array
+
+    return jax.tree.map(zeros, shapes)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcnn.ops import joint as joint  # Gives the primitive its gradients.
 from jaxcnn.ops import primitives
 from jaxcnn.ops.geometry import Geometry
-from jaxcnn.ops.order import jointly
 
 _FAST_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)
 
@@ -58,6 +58,42 @@ def conv_general_dilated(
       The convolution; `[N, H', W', F]` for the fast path.
     """
     lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
+    args = (
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation,
+        rhs_dilation,
+        dimension_numbers,
+        feature_group_count,
+        batch_group_count,
+        precision,
+        preferred_element_type,
+    )
+    geometry = geometry_of(*args, **others)
+    if geometry is None:
+        return lax.conv_general_dilated(*args, **others)
+    lhs, rhs = same_varying_axes(lhs, rhs)
+    y: jax.Array = primitives.convolution.bind(lhs, rhs, geometry=geometry)
+    return y
+
+
+def geometry_of(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    **others: Any,
+) -> Geometry | None:
+    """The checked description of a convolution that is sped up; None for one that is passed on."""
     plain = (
         lhs.ndim == rhs.ndim == 4
         and lhs.dtype == rhs.dtype
@@ -71,28 +107,9 @@ def conv_general_dilated(
         and _are_channels_last(lhs, rhs, dimension_numbers)
         and _is_static(lhs, rhs)
     )
-    geometry = (
-        _geometry(lhs, rhs, window_strides, padding, feature_group_count, precision)
-        if plain
-        else None
-    )
-    if geometry is None:
-        return lax.conv_general_dilated(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            batch_group_count,
-            precision,
-            preferred_element_type,
-            **others,
-        )
-    lhs, rhs = jointly(*_same_varying_axes(lhs, rhs))
-    return primitives.convolution.bind(lhs, rhs, geometry=geometry)
+    if not plain:
+        return None
+    return _geometry(lhs, rhs, window_strides, padding, feature_group_count, precision)
 
 
 def _is_undilated(dilation: Sequence[int] | None) -> bool:
@@ -141,7 +158,7 @@ def _geometry(
     groups: int,
     precision: Any,
 ) -> Geometry | None:
-    """The checked description of the convolution, or None if it is not one that is sped up."""
+    """`geometry_of`, of arguments whose kinds and layout are those of the fast path."""
     channels, features = lhs.shape[3], rhs.shape[3]
     depthwise = groups > 1 and groups == channels == features and rhs.shape[2] == 1
     if not depthwise and (groups != 1 or rhs.shape[2] != channels):
@@ -168,7 +185,7 @@ def _geometry(
     return geometry if min(geometry.output_size) > 0 else None
 
 
-def _same_varying_axes(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def same_varying_axes(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Inside `shard_map`, marks both operands as varying over the axes that either varies over."""
     axes = [jax.typeof(operand).manual_axis_type.varying for operand in (lhs, rhs)]
     both = axes[0] | axes[1]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops import norms
+from jaxcnn.ops.chunks import Chunk
 from jaxcnn.ops.dense_layers import (
     VECTOR,
     Moments,
@@ -159,7 +160,7 @@ class Stage(NamedTuple):
 
         def of_device(dh: jax.Array, x: jax.Array) -> norms.Sums:
             norm = self.norm
-            return norms.totals(dh, x, norm.mean, (norm.a, norm.b))
+            return norms.totals(dh, Chunk.of(x), norm.mean, (norm.a, norm.b))
 
         function = of_device if len(shape) == 4 else jax.vmap(of_device)
         return function(dh.reshape(shape), x.reshape(shape))

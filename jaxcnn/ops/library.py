@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import algorithms, exchanged, onednn, patches, pointwise, winograd
+from jaxcnn.ops import algorithms, exchanged, norms, onednn, patches, pointwise, winograd
 from jaxcnn.ops.chunks import CHUNK_BYTES, chunk_size, sum_chunks
 from jaxcnn.ops.geometry import Geometry, Pads, cropped, height_width
 from jaxcnn.ops.widening import Widening
@@ -31,6 +31,28 @@ _VECTOR = 16
 def handles(x: jax.Array, kernel_like: jax.Array) -> bool:
     """Whether the operands are of a dtype that these functions take."""
     return x.dtype == kernel_like.dtype and x.dtype in (jnp.float32, jnp.bfloat16)
+
+
+def winograd_forward(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, norm: norms.Rectified | None = None
+) -> jax.Array:
+    """`winograd.forward` with oneDNN's products."""
+    weights = kernel.astype(jnp.float32)
+    return winograd.forward(x, weights, geometry, onednn.product, norm=norm)
+
+
+def winograd_gradients(
+    x: jax.Array,
+    kernel: jax.Array,
+    dy: jax.Array,
+    geometry: Geometry,
+    norm: norms.Rectified | None = None,
+) -> tuple[jax.Array, jax.Array, norms.Sums | None]:
+    """`winograd.gradients` with oneDNN's products, of the operands' dtypes."""
+    weights = kernel.astype(jnp.float32)
+    products = (onednn.exchanged_product, onednn.transposed_product)
+    dx, d_kernel, sums = winograd.gradients(x, weights, dy, geometry, *products, norm=norm)
+    return dx, d_kernel.astype(kernel.dtype), sums
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -143,6 +165,16 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Arra
     else:
         gradient = _by_patches(*arrays, geometry, padding)
     return gradient.astype(x.dtype)
+
+
+def gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry
+) -> list[jax.Array]:
+    """Both gradients; neither is used before the other is computed (see `joint`)."""
+    if algorithms.is_winograd_jointly(geometry, x.shape[0], *kernel.shape[2:]):
+        return list(winograd_gradients(x, kernel, dy, geometry)[:2])
+    dx = input_gradient(dy, kernel, geometry)
+    return lax.optimization_barrier([dx, kernel_gradient(x, dy, geometry)])
 
 
 def _convolve_by_onednn(images: jax.Array, kernel: jax.Array, padding: Pads) -> jax.Array:

@@ -16,54 +16,17 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops import algorithms, library, onednn
+from jaxcnn.ops import algorithms, library, onednn, stock
 from jaxcnn.ops.geometry import Geometry
 from jaxcnn.ops.platform import cpu_or_stock
-
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
-Shape = tuple[int, ...]
-
-
-def _stock_convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        geometry.strides,
-        geometry.padding,
-        dimension_numbers=_LAYOUT,
-        feature_group_count=x.shape[3] if geometry.depthwise else 1,
-        precision=geometry.precision,
-    )
-
-
-def _stock_input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    x = jax.typeof(dy).update(shape=_input_shape(dy.shape, kernel.shape, geometry))
-    return jax.linear_transpose(lambda x: _stock_convolution(x, kernel, geometry), x)(dy)[0]
-
-
-def _stock_kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
-    kernel = jax.typeof(x).update(shape=_kernel_shape(x.shape, dy.shape, geometry))
-    return jax.linear_transpose(lambda k: _stock_convolution(x, k, geometry), kernel)(dy)[0]
-
-
-def _output_shape(x: Shape, kernel: Shape, geometry: Geometry) -> Shape:
-    return (x[0], *geometry.output_size, kernel[3])
-
-
-def _input_shape(dy: Shape, kernel: Shape, geometry: Geometry) -> Shape:
-    return (dy[0], *geometry.input_size, kernel[3] if geometry.depthwise else kernel[2])
-
-
-def _kernel_shape(x: Shape, dy: Shape, geometry: Geometry) -> Shape:
-    return (*geometry.kernel_size, 1 if geometry.depthwise else x[3], dy[3])
 
 
 def _define(
     name: str,
-    shape: Callable[[Shape, Shape, Geometry], Shape],
+    shape: Callable[[stock.Shape, stock.Shape, Geometry], stock.Shape],
     fast: Callable[..., jax.Array],
     by_library: Callable[..., jax.Array],
-    stock: Callable[..., jax.Array],
+    on_others: Callable[..., jax.Array],
     batched: tuple[bool, bool],
 ) -> Primitive:
     """A primitive of two arrays and a geometry.
@@ -73,7 +36,7 @@ def _define(
       shape: of the result, from the shapes of the operands.
       fast: for the CPU; takes also `shards`, the devices that may share the batch.
       by_library: for the CPU where oneDNN can be called.
-      stock: for every other platform.
+      on_others: for every other platform.
       batched: which operands lead with the batch. If the result does too, a further batch axis
         (`vmap`) of these alone can join it.
     """
@@ -81,25 +44,6 @@ def _define(
 
     def abstract(a: Any, b: Any, *, geometry: Geometry) -> Any:
         return a.update(shape=shape(a.shape, b.shape, geometry), weak_type=False)
-
-    def lower(ctx: Any, a: Any, b: Any, *, geometry: Geometry) -> Any:
-        shards = shards_of(ctx)
-        called = may_call_onednn(ctx)
-
-        def on_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
-            if called and library.handles(a, b):
-                return by_library(a, b, geometry)
-            return fast(a, b, geometry, shards)
-
-        def choose(a: jax.Array, b: jax.Array) -> jax.Array:
-            return cpu_or_stock(
-                on_cpu,
-                lambda a, b: stock(a, b, geometry),
-                a,
-                b,
-            )
-
-        return mlir.lower_fun(choose, multiple_results=False)(ctx, a, b)
 
     @functools.cache
     def compiled(geometry: Geometry) -> Callable[..., jax.Array]:
@@ -121,16 +65,40 @@ def _define(
             lambda a, b: _one_by_one(
                 functools.partial(primitive.bind, geometry=geometry), a, b, axes
             ),
-            jax.vmap(lambda a, b: stock(a, b, geometry), axes),
+            jax.vmap(lambda a, b: on_others(a, b, geometry), axes),
             *operands,
         )
         return out, 0
 
     primitive.def_impl(lambda a, b, *, geometry: compiled(geometry)(a, b))
     primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, lower)
+    mlir.register_lowering(primitive, _lowering(fast, by_library, on_others))
     batching.primitive_batchers[primitive] = batch
     return primitive
+
+
+def _lowering(
+    fast: Callable[..., Any],
+    by_library: Callable[..., Any],
+    on_others: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The rule that chooses among three functions when a program is lowered; see `_define`."""
+
+    def lower(ctx: Any, *operands: Any, geometry: Geometry) -> Any:
+        shards = shards_of(ctx)
+        called = may_call_onednn(ctx)
+
+        def on_cpu(*operands: jax.Array) -> Any:
+            if called and library.handles(*operands[:2]):
+                return by_library(*operands, geometry)
+            return fast(*operands, geometry, shards)
+
+        def choose(*operands: jax.Array) -> Any:
+            return cpu_or_stock(on_cpu, lambda *ops: on_others(*ops, geometry), *operands)
+
+        return mlir.lower_fun(choose, multiple_results=len(ctx.avals_out) > 1)(ctx, *operands)
+
+    return lower
 
 
 def _one_by_one(
@@ -172,26 +140,26 @@ def shards_of(ctx: Any) -> int:
 
 convolution = _define(
     "cnn_convolution",
-    _output_shape,
+    stock.output_shape,
     algorithms.forward,
     library.forward,
-    _stock_convolution,
+    stock.convolution,
     (True, False),
 )
 input_gradient = _define(
     "cnn_input_gradient",
-    _input_shape,
+    stock.input_shape,
     algorithms.input_gradient,
     library.input_gradient,
-    _stock_input_gradient,
+    stock.input_gradient,
     (True, False),
 )
 kernel_gradient = _define(
     "cnn_kernel_gradient",
-    _kernel_shape,
+    stock.kernel_shape,
     algorithms.kernel_gradient,
     library.kernel_gradient,
-    _stock_kernel_gradient,
+    stock.kernel_gradient,
     (True, True),
 )
 
@@ -211,3 +179,55 @@ ad.defbilinear(
     lambda ct, x, dy, geometry: input_gradient.bind(dy, ct, geometry=geometry),
     lambda ct, x, dy, geometry: convolution.bind(x, ct, geometry=geometry),
 )
+
+
+def define_composite(
+    name: str,
+    function: Callable[..., Any],
+    abstract: Callable[..., Any],
+    fast: Callable[..., Any] | None = None,
+    by_library: Callable[..., Any] | None = None,
+) -> Primitive:
+    """A primitive that is a function of other primitives, but may be computed in another way.
+
+    Derivatives and `vmap` are those of the function.
+
+    Args:
+      name: shown in a jaxpr.
+      function: of operands, the first two of which are images and a kernel, and a geometry.
+      abstract: from abstract operands and a geometry to the abstract result, or a list of them.
+      fast: for the CPU; takes also `shards`. If None, nothing but the function is ever computed.
+      by_library: for the CPU where oneDNN can be called.
+    """
+    primitive = Primitive(name)
+
+    def of(geometry: Geometry) -> Callable[..., Any]:
+        return lambda *operands: function(*operands, geometry)
+
+    def abstract_results(*operands: Any, geometry: Geometry) -> Any:
+        return abstract(*operands, geometry)
+
+    def jvp(primals: Any, tangents: Any, *, geometry: Geometry) -> Any:
+        tangents = tuple(map(ad.instantiate_zeros, tangents))
+        return jax.jvp(of(geometry), tuple(primals), tangents)
+
+    def batch(operands: Any, axes: Any, *, geometry: Geometry) -> Any:
+        out = jax.vmap(of(geometry), axes)(*operands)
+        return out, jax.tree.map(lambda _: 0, out)
+
+    @functools.cache
+    def compiled(geometry: Geometry) -> Callable[..., Any]:
+        return jax.jit(lambda *operands: primitive.bind(*operands, geometry=geometry))
+
+    primitive.def_impl(lambda *operands, geometry: compiled(geometry)(*operands))
+    primitive.def_abstract_eval(abstract_results)
+    ad.primitive_jvps[primitive] = jvp
+    batching.primitive_batchers[primitive] = batch
+    if fast and by_library:
+        mlir.register_lowering(primitive, _lowering(fast, by_library, function))
+    else:
+        mlir.register_lowering(
+            primitive,
+            lambda ctx, *operands, geometry: mlir.lower_fun(of(geometry), False)(ctx, *operands),
+        )
+    return primitive

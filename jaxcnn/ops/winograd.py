@@ -13,14 +13,16 @@ EPYC with AVX-512, jax 0.10.2, medians of 15, the step's of 40 pairs).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops import schemes, tiles
-from jaxcnn.ops.chunks import Chunk, chunk_size, map_chunks, sum_chunks
+from jaxcnn.ops.chunks import Chunk, chunk_size, map_and_sum_chunks, map_chunks, sum_chunks
 from jaxcnn.ops.geometry import Geometry, Pair, cropped
+from jaxcnn.ops.norms import Rectified, Sums, totals
 from jaxcnn.ops.schemes import Scheme
 
 # Tiles of one chunk: at 4, 8 and 12 MB ResNet-18 takes 1,147, 1,175 and 1,268 ms a step (batch 128,
@@ -69,7 +71,12 @@ def pays(geometry: Geometry, batch: int) -> bool:
 
 
 def forward(
-    x: jax.Array, kernel: jax.Array, geometry: Geometry, multiply: Multiply, shards: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    multiply: Multiply,
+    shards: int = 1,
+    norm: Rectified | None = None,
 ) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[3, 3, C, F]`, computed in the kernel's dtype.
 
@@ -79,9 +86,10 @@ def forward(
       geometry: of the convolution, whose stride is 1.
       multiply: products of `[P^2, T, C]` and `[P^2, C, F]`.
       shards: devices over which the batch may be sharded.
+      norm: what makes of `x` the images; its padding must not be negative.
     """
     scheme = _scheme(geometry.output_size)
-    return _convolve(x, kernel, geometry, scheme, multiply, shards)
+    return _convolve(x, kernel, geometry, scheme, multiply, shards, norm)
 
 
 def input_gradient(
@@ -108,6 +116,7 @@ def _convolve(
     scheme: Scheme,
     multiply: Multiply,
     shards: int,
+    norm: Rectified | None = None,
 ) -> jax.Array:
     """`forward` by a scheme."""
     x, ((top, _), (left, _)) = cropped(x, geometry.padding)
@@ -118,6 +127,8 @@ def _convolve(
     x, transformed = lax.optimization_barrier((x, tiles.transform_kernel(kernel, scheme)))
 
     def part(chunk: Chunk) -> jax.Array:
+        if norm is not None:
+            chunk = chunk._replace(function=norm.of)
         points = tiles.transform_input(chunk, (top, left), size, scheme, kernel.dtype)
         products = multiply(points, transformed)
         return tiles.transform_output(products, chunk.images, size, scheme).astype(x.dtype)
@@ -149,6 +160,55 @@ def kernel_gradient(
     images = _chunk(max(1, x.shape[0] // shards), size, scheme, x.shape[3], dy.shape[3])
     total = sum_chunks(part, (x, dy), images, shards, uncut=True)
     return tiles.transform_kernel_gradient(total, scheme)
+
+
+def gradients(
+    x: jax.Array,
+    kernel: jax.Array,
+    dy: jax.Array,
+    geometry: Geometry,
+    multiply: Multiply,
+    multiply_pixels: Multiply,
+    shards: int = 1,
+    norm: Rectified | None = None,
+) -> tuple[jax.Array, jax.Array, Sums | None]:
+    """`input_gradient` and `kernel_gradient`, of stride 1, from one transform of `dy`.
+
+    That of the kernel is bilinear in the other two, so that either may be the one that is read in
+    overlapping tiles; here it is `dy`, as the gradient of the images needs it.
+
+    Args:
+      x: the images, `[N, H, W, C]`.
+      kernel: of the convolution, `[3, 3, C, F]`.
+      dy: gradient of the convolution, `[N, H', W', F]`.
+      geometry: of the convolution, whose stride is 1.
+      multiply: as in `input_gradient`.
+      multiply_pixels: as in `kernel_gradient`.
+      shards: as in `forward`.
+      norm: as in `forward`.
+
+    Returns:
+      The gradients of the images, after the norm if there is one, and of the kernel; with a norm
+      also its `totals`.
+    """
+    back = geometry.reversed()
+    size, dtype = back.output_size, kernel.dtype
+    scheme = schemes.dense_flipped(_scheme(size).outputs)
+    dy, ((top, _), (left, _)) = cropped(dy, back.padding)
+    x, dy, transformed = lax.optimization_barrier((x, dy, tiles.transform_kernel(kernel, scheme)))
+
+    def part(x: Chunk, dy: Chunk) -> tuple[jax.Array, Any]:
+        points = tiles.transform_input(dy, (top, left), size, scheme, dtype)
+        products = multiply(points, transformed)
+        dx = tiles.transform_output(products, dy.images, size, scheme).astype(dy.array.dtype)
+        images = x if norm is None else x._replace(function=norm.of)
+        tiles_of_images = tiles.transform_output_gradient(images, scheme, dtype)
+        sums = None if norm is None else totals(dx, x, norm.mean, norm.line)
+        return dx, (multiply_pixels(tiles_of_images, points), sums)
+
+    images = _chunk(max(1, x.shape[0] // shards), size, scheme, *kernel.shape[2:])
+    dx, (total, sums) = map_and_sum_chunks(part, (x, dy), images, shards)
+    return dx, tiles.transform_kernel_gradient(total, scheme), sums
 
 
 def _chunk(batch: int, size: Pair, scheme: Scheme, channels: int, features: int) -> int:
