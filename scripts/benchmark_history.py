@@ -41,6 +41,7 @@ VERSIONS = (
     "bf6c946",
     "9b41e56",
     "d2bb846",
+    "531a3d9",
 )
 AT_ONCE = 4
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")

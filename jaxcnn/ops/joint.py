@@ -50,8 +50,8 @@ gradients = define_composite(
     lambda x, kernel, dy, geometry: [x.update(weak_type=False), kernel.update(weak_type=False)],
     algorithms.gradients,
     library.gradients,
+    several=True,
 )
-gradients.multiple_results = True
 
 
 def _transposed(ct: Any, x: Any, kernel: Any, dx: Any, d_kernel: Any, *, geometry: Geometry) -> Any:

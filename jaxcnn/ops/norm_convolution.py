@@ -209,5 +209,5 @@ _gradients_primitive = define_composite(
     ],
     _gradients_on_cpu,
     _gradients_by_library,
+    several=True,
 )
-_gradients_primitive.multiple_results = True

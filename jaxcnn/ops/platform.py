@@ -1,4 +1,4 @@
-"""Which implementation runs on which platform: the only place that asks."""
+"""Which implementation runs on which platform, asked when a program is lowered."""
 
 from collections.abc import Callable
 from typing import Any

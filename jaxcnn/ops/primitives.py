@@ -187,6 +187,8 @@ def define_composite(
     abstract: Callable[..., Any],
     fast: Callable[..., Any] | None = None,
     by_library: Callable[..., Any] | None = None,
+    *,
+    several: bool = False,
 ) -> Primitive:
     """A primitive that is a function of other primitives, but may be computed in another way.
 
@@ -198,8 +200,10 @@ def define_composite(
       abstract: from abstract operands and a geometry to the abstract result, or a list of them.
       fast: for the CPU; takes also `shards`. If None, nothing but the function is ever computed.
       by_library: for the CPU where oneDNN can be called.
+      several: whether there is a list of results.
     """
     primitive = Primitive(name)
+    primitive.multiple_results = several
 
     def of(geometry: Geometry) -> Callable[..., Any]:
         return lambda *operands: function(*operands, geometry)
@@ -228,6 +232,6 @@ def define_composite(
     else:
         mlir.register_lowering(
             primitive,
-            lambda ctx, *operands, geometry: mlir.lower_fun(of(geometry), False)(ctx, *operands),
+            lambda ctx, *operands, geometry: mlir.lower_fun(of(geometry), several)(ctx, *operands),
         )
     return primitive
