@@ -39,14 +39,9 @@ def step_by_step(x: Any, scale: Any, bias: Any, kernel: Any, pads: Pads) -> jax.
     return jax.lax.conv_general_dilated(images, kernel, (1, 1), pads, dimension_numbers=LAYOUT)
 
 
-def deferred(x: Any, scale: Any, bias: Any, dtype: Any = None) -> DeferredNorm:
-    """The norm's result, not computed yet."""
-    return DeferredNorm(x, scale, bias, *ops.moments(x), 1e-5, True, dtype or x.dtype)
-
-
 def at_once(x: Any, scale: Any, bias: Any, kernel: Any, pads: Pads) -> jax.Array:
     """As one operation, if it can be."""
-    images = deferred(x, scale, bias)
+    images = DeferredNorm(x, scale, bias, *ops.moments(x), 1e-5, True, x.dtype)
     return ops.conv_of_normalised(images, kernel, (1, 1), pads, dimension_numbers=LAYOUT)
 
 
@@ -55,9 +50,8 @@ def value_and_gradients(function: Any, arrays: Any, pads: Pads = ((1, 1), (1, 1)
 
     def loss(*arrays: Any) -> Any:
         y = function(*arrays, pads)
-        return jnp.sum(jnp.sin(at_least(y))), y
+        return jnp.sum(jnp.sin(ops.at_least_float32(y))), y
 
-    at_least = ops.at_least_float32
     gradients, y = jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True))(*arrays)
     return [y, *gradients]
 

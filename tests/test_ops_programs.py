@@ -141,6 +141,8 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     inner = jnp.asarray(rng.normal(size=(40, 8, 8, 32)), jnp.float32)
     arguments = (jnp.linspace(-1, 1, 32), kernels[1], inner)
     gradients = jax.grad(normed, (0, 1, 2))
+    is_one = "cnn_normalised_gradients" in str(jax.make_jaxpr(gradients)(*arguments))
+    assert is_one == (algorithms.WINOGRAD_CHANNELS <= 32)
     places = (whole, whole, split)
     step = jax.jit(gradients, in_shardings=places, out_shardings=places)
     text = step.lower(*arguments).compile().as_text()
