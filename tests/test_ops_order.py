@@ -34,6 +34,7 @@ def test_two_gradients_wait_for_each_other_on_the_cpu_alone() -> None:
     both, one = jax.grad(_sum_of_squares, (0, 1)), jax.grad(_sum_of_squares, 1)
     assert _barriers(both) == _barriers(one) + 1
     assert _barriers(both, platform="tpu") == 0
+    assert _barriers(_sum_of_squares) == 0
     # Nothing waits for a gradient that nobody asked for, nor is one computed.
     assert "cnn_gradients" in str(jax.make_jaxpr(both)(X, KERNEL))
     assert "cnn_input_gradient" not in str(jax.make_jaxpr(one)(X, KERNEL))
