@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.ops import algorithms, winograd
+from jaxcnn.ops import algorithms, strided, winograd
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -135,7 +135,7 @@ def kind_case(kind: str, batch: int = 7, size: tuple[int, int] = (7, 8)) -> tupl
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_that_chunks_do_not_divide(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (algorithms, winograd):
+    for module in (algorithms, strided, winograd):
         monkeypatch.setattr(module, "chunk_size", lambda *_: 3)
     case, stride, pads = kind_case(kind)
     assert_close(computed(*case, stride, pads), definition(*case, stride, pads), 2e-5)

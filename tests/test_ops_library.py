@@ -29,7 +29,7 @@ from test_ops_convolution import (
 from jaxcnn import ops
 from jaxcnn.compiling import compiled
 from jaxcnn.models.resnet import ResNet
-from jaxcnn.ops import library, onednn, winograd
+from jaxcnn.ops import library, onednn, strided, winograd
 
 pytestmark = [
     pytest.mark.skipif(not onednn.is_present(), reason="this jaxlib has no oneDNN that was tested"),
@@ -72,7 +72,7 @@ def test_any_shape_agrees_with_the_definition(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_that_chunks_do_not_divide(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (library, winograd):
+    for module in (library, strided, winograd):
         monkeypatch.setattr(module, "chunk_size", lambda *_: 3)
     channels, features, kernel, stride, depthwise = KINDS[kind]
     pads = ((kernel // 2,) * 2,) * 2

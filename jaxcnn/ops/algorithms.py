@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import depthwise, exchanged, norms, patches, pointwise, winograd
+from jaxcnn.ops import depthwise, exchanged, patches, pointwise, strided, winograd
 from jaxcnn.ops.chunks import chunk_size, map_chunks, sum_chunks
 from jaxcnn.ops.geometry import Geometry, cropped, height_width
 from jaxcnn.ops.widening import Widening
@@ -51,7 +51,8 @@ def is_winograd_backwards(geometry: Geometry, batch: int, channels: int, feature
 
 def is_winograd_gradient(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
     """Whether the gradient with respect to the kernel is Winograd's."""
-    return min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS and winograd.pays(geometry, batch)
+    pays = winograd.pays(geometry, batch) or strided.pays(geometry, batch)
+    return min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS and pays
 
 
 def is_winograd_jointly(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
@@ -71,30 +72,7 @@ def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(lax.optimization_barrier(a.swapaxes(-1, -2)), b)
 
 
-def winograd_forward(
-    x: jax.Array,
-    kernel: jax.Array,
-    geometry: Geometry,
-    shards: int = 1,
-    norm: norms.Rectified | None = None,
-) -> jax.Array:
-    """`winograd.forward` with XLA's products."""
-    weights = kernel.astype(_compute_dtype(x))
-    return winograd.forward(x, weights, geometry, jnp.matmul, shards, norm)
-
-
-def winograd_gradients(
-    x: jax.Array,
-    kernel: jax.Array,
-    dy: jax.Array,
-    geometry: Geometry,
-    shards: int = 1,
-    norm: norms.Rectified | None = None,
-) -> tuple[jax.Array, jax.Array, norms.Sums | None]:
-    """`winograd.gradients` with XLA's products, of the operands' dtypes."""
-    weights, products = kernel.astype(_compute_dtype(x)), (_exchanged_product, _transposed_product)
-    dx, d_kernel, sums = winograd.gradients(x, weights, dy, geometry, *products, shards, norm)
-    return dx, d_kernel.astype(kernel.dtype), sums
+PRODUCTS = winograd.Products(jnp.matmul, _exchanged_product, _transposed_product)
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:
@@ -117,7 +95,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
     if pointwise.applies(geometry):
         return pointwise.forward(x.astype(dtype), weights, strides).astype(x.dtype)
     if is_winograd(geometry, batch, channels, features):
-        return winograd_forward(x, kernel, geometry, shards)
+        return winograd.forward(x, kernel, geometry, PRODUCTS, shards)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
@@ -135,8 +113,7 @@ def input_gradient(
 ) -> jax.Array:
     """The gradient of `forward` with respect to x, `[N, H, W, C]`."""
     if is_winograd_backwards(geometry, max(1, dy.shape[0] // shards), *kernel.shape[2:]):
-        weights = kernel.astype(_compute_dtype(dy))
-        return winograd.input_gradient(dy, weights, geometry, _exchanged_product, shards)
+        return winograd.input_gradient(dy, kernel, geometry, PRODUCTS, shards)
 
     def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
         exchanged = flipped if back.depthwise else flipped.swapaxes(2, 3)
@@ -244,7 +221,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
     if pointwise.applies(geometry):
         return pointwise.kernel_gradient(x.astype(dtype), dy.astype(dtype), strides).astype(x.dtype)
     if is_winograd_gradient(geometry, batch, channels, features):
-        gradient = winograd.kernel_gradient(x, dy, geometry, _transposed_product, shards)
+        winograds = strided if geometry.strides == (2, 2) else winograd
+        gradient = winograds.kernel_gradient(x, dy, geometry, PRODUCTS, shards)
         return gradient.astype(x.dtype)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)
@@ -276,7 +254,7 @@ def gradients(
 ) -> list[jax.Array]:
     """Both gradients; neither is used before the other is computed (see `joint`)."""
     if is_winograd_jointly(geometry, max(1, x.shape[0] // shards), *kernel.shape[2:]):
-        return list(winograd_gradients(x, kernel, dy, geometry, shards)[:2])
+        return list(winograd.gradients(x, kernel, dy, geometry, PRODUCTS, shards)[:2])
     dx = input_gradient(dy, kernel, geometry, shards)
     return lax.optimization_barrier([dx, kernel_gradient(x, dy, geometry, shards)])
 

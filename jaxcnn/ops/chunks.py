@@ -183,7 +183,9 @@ def _walk_alone(
         out, part = run(start)
         return _added(total, part), out
 
-    total, stacked = lax.scan(step, _zeros(function, arrays), size * jnp.arange(count))
+    total, stacked = lax.scan(
+        step, _zeros(function, arrays), size * jnp.arange(count, dtype=jnp.int32)
+    )
     outs = [jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), stacked)]
     if rest:
         out, part = run(jnp.int32(count * size), rest)

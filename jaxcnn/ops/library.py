@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import algorithms, exchanged, norms, onednn, patches, pointwise, winograd
+from jaxcnn.ops import algorithms, exchanged, onednn, patches, pointwise, strided, winograd
 from jaxcnn.ops.chunks import CHUNK_BYTES, chunk_size, sum_chunks
 from jaxcnn.ops.geometry import Geometry, Pads, cropped, height_width
 
@@ -24,32 +24,12 @@ _SHIFTED_CHANNELS = 8
 # Features that fill one of the widest vectors.
 _VECTOR = 16
 
+PRODUCTS = winograd.Products(onednn.product, onednn.exchanged_product, onednn.transposed_product)
+
 
 def handles(x: jax.Array, kernel_like: jax.Array) -> bool:
     """Whether the operands are of a dtype that these functions take."""
     return x.dtype == kernel_like.dtype and x.dtype in (jnp.float32, jnp.bfloat16)
-
-
-def winograd_forward(
-    x: jax.Array, kernel: jax.Array, geometry: Geometry, norm: norms.Rectified | None = None
-) -> jax.Array:
-    """`winograd.forward` with oneDNN's products."""
-    weights = kernel.astype(jnp.float32)
-    return winograd.forward(x, weights, geometry, onednn.product, norm=norm)
-
-
-def winograd_gradients(
-    x: jax.Array,
-    kernel: jax.Array,
-    dy: jax.Array,
-    geometry: Geometry,
-    norm: norms.Rectified | None = None,
-) -> tuple[jax.Array, jax.Array, norms.Sums | None]:
-    """`winograd.gradients` with oneDNN's products, of the operands' dtypes."""
-    weights = kernel.astype(jnp.float32)
-    products = (onednn.exchanged_product, onednn.transposed_product)
-    dx, d_kernel, sums = winograd.gradients(x, weights, dy, geometry, *products, norm=norm)
-    return dx, d_kernel.astype(kernel.dtype), sums
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -74,8 +54,7 @@ def input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.
         flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         return _columns_together(dy, flipped, geometry.reversed())
     if algorithms.is_winograd_backwards(geometry, dy.shape[0], *kernel.shape[2:]):
-        weights = kernel.astype(jnp.float32)
-        return winograd.input_gradient(dy, weights, geometry, onednn.exchanged_product)
+        return winograd.input_gradient(dy, kernel, geometry, PRODUCTS)
 
     def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
         return _convolve(dy, flipped, back, is_exchanged=not geometry.depthwise)
@@ -120,8 +99,8 @@ def _is_left(channels: int, features: int, geometry: Geometry) -> bool:
 def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, is_exchanged: bool) -> jax.Array:
     weights, size = kernel.astype(jnp.float32), geometry.output_size
     if algorithms.is_winograd(geometry, x.shape[0], *kernel.shape[2:]):
-        multiply = onednn.exchanged_product if is_exchanged else onednn.product
-        return winograd.forward(x, weights, geometry, multiply)
+        ordered = kernel.swapaxes(2, 3) if is_exchanged else kernel
+        return winograd.forward(x, ordered, geometry, PRODUCTS)
     images, padding = cropped(x.astype(jnp.float32), geometry.padding)
     y = onednn.convolution(
         images,
@@ -148,7 +127,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Arra
     if geometry.depthwise:
         gradient = _depthwise(*arrays, geometry, padding)
     elif algorithms.is_winograd_gradient(geometry, x.shape[0], channels, features):
-        gradient = winograd.kernel_gradient(x, dy, geometry, onednn.transposed_product)
+        winograds = strided if geometry.strides == (2, 2) else winograd
+        gradient = winograds.kernel_gradient(x, dy, geometry, PRODUCTS)
     elif features == _VECTOR and algorithms.is_widened(geometry, channels, features):
         # LeNet's second: 0.7 ms, as `algorithms` does it 1.2. With more features patches are
         # quicker: 32x32, 3 channels, 24 features 5.1 ms, so 7.9.
@@ -165,7 +145,7 @@ def gradients(
 ) -> list[jax.Array]:
     """Both gradients; neither is used before the other is computed (see `joint`)."""
     if algorithms.is_winograd_jointly(geometry, x.shape[0], *kernel.shape[2:]):
-        return list(winograd_gradients(x, kernel, dy, geometry)[:2])
+        return list(winograd.gradients(x, kernel, dy, geometry, PRODUCTS)[:2])
     dx = input_gradient(dy, kernel, geometry)
     return lax.optimization_barrier([dx, kernel_gradient(x, dy, geometry)])
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax.typing import DTypeLike
 
-from jaxcnn.ops import algorithms, joint, library, norms, stock
+from jaxcnn.ops import algorithms, joint, library, norms, stock, winograd
 from jaxcnn.ops.convolution import conv_general_dilated, geometry_of, same_varying_axes
 from jaxcnn.ops.geometry import Geometry
 from jaxcnn.ops.norms import Rectified
@@ -153,12 +153,14 @@ def _convolution(
 
 def _convolution_on_cpu(*operands: Any) -> jax.Array:
     x, kernel, a, b, mean, geometry, shards = operands
-    return algorithms.winograd_forward(x, kernel, geometry, shards, Rectified((a, b), mean))
+    norm = Rectified((a, b), mean)
+    return winograd.forward(x, kernel, geometry, algorithms.PRODUCTS, shards, norm)
 
 
 def _convolution_by_library(*operands: Any) -> jax.Array:
     x, kernel, a, b, mean, geometry = operands
-    return library.winograd_forward(x, kernel, geometry, Rectified((a, b), mean))
+    norm = Rectified((a, b), mean)
+    return winograd.forward(x, kernel, geometry, library.PRODUCTS, norm=norm)
 
 
 def _gradients(
@@ -179,7 +181,8 @@ def _gradients(
 def _gradients_on_cpu(*operands: Any) -> list[jax.Array]:
     x, kernel, a, b, mean, dy, geometry, shards = operands
     norm = Rectified((a, b), mean)
-    dx, d_kernel, sums = algorithms.winograd_gradients(x, kernel, dy, geometry, shards, norm)
+    products = algorithms.PRODUCTS
+    dx, d_kernel, sums = winograd.gradients(x, kernel, dy, geometry, products, shards, norm)
     assert sums is not None
     return [dx, d_kernel, *sums]
 
@@ -187,7 +190,8 @@ def _gradients_on_cpu(*operands: Any) -> list[jax.Array]:
 def _gradients_by_library(*operands: Any) -> list[jax.Array]:
     x, kernel, a, b, mean, dy, geometry = operands
     norm = Rectified((a, b), mean)
-    dx, d_kernel, sums = library.winograd_gradients(x, kernel, dy, geometry, norm)
+    products = library.PRODUCTS
+    dx, d_kernel, sums = winograd.gradients(x, kernel, dy, geometry, products, norm=norm)
     assert sums is not None
     return [dx, d_kernel, *sums]
 

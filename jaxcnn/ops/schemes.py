@@ -20,15 +20,15 @@ POINTS = {
     4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5), math.inf),
 }
 # Those of the two taps that meet every other pixel where the stride is 2.
-_STRIDED_POINTS = (0.0, 1.0, -1.0, 2.0, math.inf)
+_OUTER_POINTS = (0.0, 1.0, -1.0, 2.0, math.inf)
 
 
 class Scheme(NamedTuple):
-    """An algorithm for 3 taps along one axis, of P points.
+    """An algorithm for 3 taps along one axis, or 2, of P points.
 
     Attributes:
       at: A^T, from points to the outputs of a tile, `[outputs, P]`.
-      g: G, from taps to points, `[P, 3]`.
+      g: G, from taps to points, `[P, taps]`.
       bt: B^T, from the inputs that a tile reads to points, `[P, inputs]`.
       step: inputs from the first of a tile to the first of the next.
     """
@@ -84,17 +84,7 @@ def dense_flipped(m: int) -> Scheme:
 
 
 @functools.cache
-def strided() -> Scheme:
-    """Stride 2: the outer taps meet every other input, F(4, 2); the inner tap those between.
-
-    Nine multiplications for four outputs, in place of twelve.
-    """
-    at, g, bt = _toom_cook(_STRIDED_POINTS, 4, 2)
-    points, between = len(at.T), len(at)
-    inputs = np.zeros((points + between, bt.shape[1] + between))
-    inputs[:points, 0::2] = bt
-    inputs[points:, 1::2] = np.eye(between)
-    taps = np.zeros((points + between, 3))
-    taps[:points, 0::2] = g
-    taps[points:, 1] = 1
-    return Scheme(np.hstack([at, np.eye(between)]), taps, inputs, step=2 * between)
+def outer_taps() -> Scheme:
+    """F(4, 2), for the two taps that meet every other pixel where the stride is 2."""
+    at, g, bt = _toom_cook(_OUTER_POINTS, 4, 2)
+    return Scheme(at, g, bt, step=4)

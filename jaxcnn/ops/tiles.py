@@ -14,7 +14,7 @@ the image, so that a core finds what it reads in its own cache: ResNet-18's step
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def tile_counts(output_size: Pair, scheme: Scheme) -> Pair:
     return -(-output_size[0] // scheme.outputs), -(-output_size[1] // scheme.outputs)
 
 
-def _combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array:
+def combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array:
     """Sums of the parts of `x` by the rows of a matrix, stacked along a new axis, in one loop.
 
     A function of its own for XLA, which would compute it again for every use by the transform that
@@ -42,7 +42,7 @@ def _combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array
     `xla_disable_hlo_passes` keeps them.
     """
 
-    def combine(array: jax.Array, start: jax.Array | None) -> jax.Array:
+    def combined(array: jax.Array, start: jax.Array | None) -> jax.Array:
         parts = split(x._replace(array=array, start=start))
         shape = list(parts[0].shape)
         shape.insert(axis, len(matrix))
@@ -55,11 +55,11 @@ def _combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array
         return functools.reduce(jnp.add, terms)
 
     with set_xla_metadata(inlineable="false"):
-        combined: jax.Array = jax.jit(combine)(x.array, x.start)
-    return combined
+        result: jax.Array = jax.jit(combined)(x.array, x.start)
+    return result
 
 
-def _along(axis: int, *order: int) -> Split:
+def parts_along(axis: int, *order: int) -> Split:
     """Splits an array along an axis, and brings the axes of the parts into an order."""
 
     def split(x: Chunk) -> list[jax.Array]:
@@ -71,22 +71,28 @@ def _along(axis: int, *order: int) -> Split:
 
 def transform_kernel(kernel: jax.Array, scheme: Scheme) -> jax.Array:
     """G g G^T: `[3, 3, C, F]` to `[P^2, C, F]`."""
-    half = _combine(scheme.g, _along(0), Chunk.of(kernel), 0)
-    whole = _combine(scheme.g, _along(1), Chunk.of(half), 1)
+    half = combine(scheme.g, parts_along(0), Chunk.of(kernel), 0)
+    whole = combine(scheme.g, parts_along(1), Chunk.of(half), 1)
     return whole.reshape(-1, *kernel.shape[2:])
 
 
 def transform_kernel_gradient(gradient: jax.Array, scheme: Scheme) -> jax.Array:
     """The transpose of `transform_kernel`: `[P^2, C, F]` to `[3, 3, C, F]`."""
     whole = gradient.reshape(scheme.points, scheme.points, *gradient.shape[1:])
-    half = _combine(scheme.g.T, _along(1), Chunk.of(whole), 1)
-    return _combine(scheme.g.T, _along(0), Chunk.of(half), 0)
+    half = combine(scheme.g.T, parts_along(1), Chunk.of(whole), 1)
+    return combine(scheme.g.T, parts_along(0), Chunk.of(half), 0)
 
 
-def _entries(
-    x: Chunk, axis: int, step: int, tiles: int, low: int, count: int, dtype: jnp.dtype
+def entries(
+    x: Chunk,
+    axis: int,
+    step: int,
+    tiles: int,
+    low: int,
+    places: Iterable[int],
+    dtype: jnp.dtype,
 ) -> list[jax.Array]:
-    """Entries 0 to `count` of each tile along an axis: `[..., size, ...]` to `[..., tiles, ...]`.
+    """What lies at places of each tile along an axis: `[..., size, ...]` to `[..., tiles, ...]`.
 
     The first tile begins `low` before the axis, the next a step further on. Zeros for what lies
     outside are filled in by the loop that reads it; padded before, 32x32, 64 channels take 7.0 in
@@ -102,7 +108,7 @@ def _entries(
         config[axis] = (before, tiles - before - inside, 0)
         return lax.pad(part, jnp.zeros((), dtype), config)
 
-    return [entry(i) for i in range(count)]
+    return [entry(i) for i in places]
 
 
 def transform_input(
@@ -127,8 +133,8 @@ def transform_output(
     """A^T y A of every tile: `[P^2, T, F]` to `[n, H, W, F]`."""
     (height, width), (rows, columns) = output_size, tile_counts(output_size, scheme)
     tiles = products.reshape(scheme.points, scheme.points, images, rows, columns, -1)
-    half = _combine(scheme.at, _along(1, 1, 0, 2, 3, 4), Chunk.of(tiles), 4)
-    whole = _combine(scheme.at, _along(1), Chunk.of(half), 2)
+    half = combine(scheme.at, parts_along(1, 1, 0, 2, 3, 4), Chunk.of(tiles), 4)
+    whole = combine(scheme.at, parts_along(1), Chunk.of(half), 2)
     whole = whole.reshape(images, scheme.outputs * rows, scheme.outputs * columns, -1)
     return whole[:, :height, :width]
 
@@ -142,16 +148,20 @@ def transform_output_gradient(dy: Chunk, scheme: Scheme, dtype: jnp.dtype) -> ja
 def _into_tiles(
     matrix: np.ndarray, x: Chunk, step: int, tiles: Pair, lows: Pair, dtype: jnp.dtype
 ) -> jax.Array:
-    """M d M^T of every tile: `[n, H, W, C]` to `[P^2, T, C]` of `dtype`; see `_entries`."""
-    points, entries = matrix.shape
+    """M d M^T of every tile: `[n, H, W, C]` to `[P^2, T, C]` of `dtype`; see `entries`."""
+    places = range(matrix.shape[1])
+    half = combine(matrix, lambda x: entries(x, 1, step, tiles[0], lows[0], places, dtype), x, 3)
+    return across(matrix, half, step, tiles[1], dtype, lows[1])
 
-    def down(x: Chunk) -> list[jax.Array]:
-        return _entries(x, 1, step, tiles[0], lows[0], entries, dtype)
 
-    def across(half: Chunk) -> list[jax.Array]:
-        parts = _entries(half, 2, step, tiles[1], lows[1], entries, dtype)
+def across(
+    matrix: np.ndarray, half: jax.Array, step: int, tiles: int, dtype: jnp.dtype, low: int = 0
+) -> jax.Array:
+    """The second half of a transform: `[n, rows, W, P, C]` to `[P^2, T, C]`; see `entries`."""
+
+    def split(half: Chunk) -> list[jax.Array]:
+        parts = entries(half, 2, step, tiles, low, range(matrix.shape[1]), dtype)
         return [part.transpose(3, 0, 1, 2, 4) for part in parts]
 
-    half = _combine(matrix, down, x, 3)
-    whole = _combine(matrix, across, Chunk.of(half), 1)
-    return whole.reshape(points**2, -1, half.shape[4])
+    whole = combine(matrix, split, Chunk.of(half), 1)
+    return whole.reshape(len(matrix) ** 2, -1, half.shape[4])
