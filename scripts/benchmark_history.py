@@ -42,6 +42,7 @@ VERSIONS = (
     "9b41e56",
     "d2bb846",
     "531a3d9",
+    "02e43cf",
 )
 AT_ONCE = 4
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")

@@ -93,26 +93,27 @@ def kernel_gradient(
             """Products of the two outer taps along one axis, the inner tap of the other."""
 
             def images(x: Chunk) -> list[jax.Array]:
-                return [between(Chunk.of(part), other) for part in met(x, axis)]
+                return [between(Chunk.of(pixels), other) for pixels in met(x, axis)]
 
             a = tiles.combine(scheme.bt, images, x, 0)
             b = tiles.combine(scheme.at.T, lambda dy: of_outputs(dy, axis), dy, 0)
             return multiply(*(array.reshape(points, -1, array.shape[4]) for array in (a, b)))
 
-        def every_other(x: Chunk) -> list[jax.Array]:
+        def met_along_both(x: Chunk) -> list[jax.Array]:
+            """For each row of tiles the pixels that outer taps meet along both axes."""
             width = outputs * counts[1] + 1
             return [
-                tiles.entries(Chunk.of(part), 2, 2, width, lows[1], (0,), dtype)[0]
-                for part in met(x, 1)
+                tiles.entries(Chunk.of(rows), 2, 2, width, lows[1], (0,), dtype)[0]
+                for rows in met(x, 1)
             ]
 
-        half = tiles.combine(scheme.bt, every_other, x, 3)
+        half = tiles.combine(scheme.bt, met_along_both, x, 3)
         a = tiles.across(scheme.bt, half, outputs, counts[1], dtype)
-        corners = multiply(a, tiles.transform_output_gradient(dy, scheme, dtype))
+        of_corners = multiply(a, tiles.transform_output_gradient(dy, scheme, dtype))
         centre = between(Chunk.of(between(x, 1)), 2)
         pixels = dy.cut().astype(dtype)
         of_centre = multiply(*(array.reshape(-1, array.shape[3]) for array in (centre, pixels)))
-        return corners, along(1, 2), along(2, 1), of_centre
+        return of_corners, along(1, 2), along(2, 1), of_centre
 
     channels, features = x.shape[3], dy.shape[3]
     image = 4 * _multiplications(size) * (channels + features)
