@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxcnn import config as configuration
-from jaxcnn import data, environment, loop, processes, progress
+from jaxcnn import data, environment, loop, processes, progress, resolve
 from jaxcnn.errors import LostProcess, UserError
 from jaxcnn.interrupts import Interrupted
 
@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.FATAL)
     config = _CONFIG.value
     configuration.validate(config)
+    resolve.check_network(config)  # before data is looked for, which may be a long download
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     environment.keep_freed_memory()
     if config.train.deterministic:

@@ -53,12 +53,21 @@ def resolve(config: config_dict.ConfigDict, dataset: Dataset) -> dict[str, Any]:
 
 def model_of(resolved: dict[str, Any]) -> nn.Module:
     """Returns the network that config.json describes."""
-    section = {key: value for key, value in resolved["model"].items() if value is not None}
-    name, dtype = section.pop("name"), jnp.dtype(section.pop("dtype"))
-    del section["batch_norm"]  # the training's own; see `layout_of`
-    classes = len(resolved["dataset"]["class_names"])
-    remat = resolved["train"]["remat"]
-    return models.create(name, num_classes=classes, dtype=dtype, remat=remat, **section)
+    dtype = jnp.dtype(resolved["model"]["dtype"])
+    return _network(resolved, num_classes=len(resolved["dataset"]["class_names"]), dtype=dtype)
+
+
+def check_network(config: config_dict.ConfigDict) -> None:
+    """Raises UserError if the network is unknown or does not have an option; needs no data."""
+    _network(configuration.to_dict(config))
+
+
+def _network(settings: dict[str, Any], **fields: Any) -> nn.Module:
+    section = {key: value for key, value in settings["model"].items() if value is not None}
+    name = section.pop("name")
+    # The data type may be open yet; how batch norm is cut is the training's own, see `layout_of`.
+    del section["dtype"], section["batch_norm"]
+    return models.create(name, remat=settings["train"]["remat"], **fields, **section)
 
 
 def layout_of(resolved: dict[str, Any]) -> Layout:

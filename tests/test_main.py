@@ -54,6 +54,10 @@ MISTAKES = {
         [f"--config={LENET}", "--config.model.name=alexnet"],
         "model.name='alexnet' is unknown; known networks: lenet, resnet18",
     ),
+    "unknown model of data that are not there": (
+        [f"--config={LENET.partition(':')[0]}", "--config.model.name=alexnet"],
+        "model.name='alexnet' is unknown; known networks: lenet, resnet18",
+    ),
     "foreign option": (
         [f"--config={LENET}", "--config.model.width=0.5"],
         "model.width is no option of lenet",
