@@ -57,10 +57,10 @@ def test_a_strided_kernel_s_gradient_is_winograd_s() -> None:
 
 
 @pytest.mark.parametrize(("channels", "in_both_passes"), [(192, 1), (64, 2)])
-def test_a_large_kernel_is_transformed_once_for_both_passes(
+def test_only_a_large_kernel_is_transformed_once_for_both_passes(
     channels: int, in_both_passes: int
 ) -> None:
-    """XLA finds that forward pass and gradient of the images ask for the same."""
+    """XLA finds that forward pass and gradient of the images ask for the same, if they do."""
     x, kernel = jnp.ones((8, 16, 16, channels)), jnp.ones((3, 3, channels, channels))
 
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:

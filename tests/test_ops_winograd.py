@@ -18,13 +18,13 @@ def computed(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, stride: int, pad
     geometry = Geometry((x.shape[1], x.shape[2]), (3, 3), (stride, stride), pads, False)
 
     def results(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple:
-        algorithm = strided if stride == 2 else winograd
-        gradient = algorithm.kernel_gradient(x, dy, geometry, algorithms.PRODUCTS)
+        products = algorithms.PRODUCTS
+        gradient = algorithms.winograd_kernel_gradient(x, dy, geometry, products)
         if stride == 2:
             return (gradient,)
         return (
-            winograd.forward(x, kernel, geometry, algorithms.PRODUCTS),
-            winograd.input_gradient(dy, kernel, geometry, algorithms.PRODUCTS),
+            winograd.forward(x, kernel, geometry, products),
+            winograd.input_gradient(dy, kernel, geometry, products),
             gradient,
         )
 

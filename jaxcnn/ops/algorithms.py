@@ -72,6 +72,18 @@ def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(lax.optimization_barrier(a.swapaxes(-1, -2)), b)
 
 
+def winograd_kernel_gradient(
+    x: jax.Array,
+    dy: jax.Array,
+    geometry: Geometry,
+    products: winograd.Products,
+    shards: int = 1,
+) -> jax.Array:
+    """`kernel_gradient` where it `is_winograd_gradient`, in float32 or better."""
+    by_stride = strided if geometry.strides == (2, 2) else winograd
+    return by_stride.kernel_gradient(x, dy, geometry, products, shards)
+
+
 PRODUCTS = winograd.Products(jnp.matmul, _exchanged_product, _transposed_product)
 
 
@@ -221,9 +233,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int
     if pointwise.applies(geometry):
         return pointwise.kernel_gradient(x.astype(dtype), dy.astype(dtype), strides).astype(x.dtype)
     if is_winograd_gradient(geometry, batch, channels, features):
-        winograds = strided if geometry.strides == (2, 2) else winograd
-        gradient = winograds.kernel_gradient(x, dy, geometry, PRODUCTS, shards)
-        return gradient.astype(x.dtype)
+        return winograd_kernel_gradient(x, dy, geometry, PRODUCTS, shards).astype(x.dtype)
     if is_widened(geometry, channels, features):
         wide = Widening(geometry)
         gradient = kernel_gradient(wide.images(x), wide.output_gradient(dy), wide.geometry, shards)

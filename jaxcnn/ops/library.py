@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import algorithms, exchanged, onednn, patches, pointwise, strided, winograd
+from jaxcnn.ops import algorithms, exchanged, onednn, patches, pointwise, winograd
 from jaxcnn.ops.chunks import CHUNK_BYTES, chunk_size, sum_chunks
 from jaxcnn.ops.geometry import Geometry, Pads, cropped, height_width
 
@@ -127,8 +127,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Arra
     if geometry.depthwise:
         gradient = _depthwise(*arrays, geometry, padding)
     elif algorithms.is_winograd_gradient(geometry, x.shape[0], channels, features):
-        winograds = strided if geometry.strides == (2, 2) else winograd
-        gradient = winograds.kernel_gradient(x, dy, geometry, PRODUCTS)
+        gradient = algorithms.winograd_kernel_gradient(x, dy, geometry, PRODUCTS)
     elif features == _VECTOR and algorithms.is_widened(geometry, channels, features):
         # LeNet's second: 0.7 ms, as `algorithms` does it 1.2. With more features patches are
         # quicker: 32x32, 3 channels, 24 features 5.1 ms, so 7.9.
