@@ -18,10 +18,15 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxcnn import config as configuration
-from jaxcnn import data, environment, loop, processes, progress, resolve
+from jaxcnn import data
+from jaxcnn.config import schema as configuration
+from jaxcnn.config import settings as resolve
 from jaxcnn.errors import LostProcess, UserError
-from jaxcnn.interrupts import Interrupted
+from jaxcnn.run import observers as progress
+from jaxcnn.runtime import distributed as processes
+from jaxcnn.runtime import environment
+from jaxcnn.runtime.signals import Interrupted
+from jaxcnn.train import fit as loop
 
 _FIELDS = "\n".join(
     f"  --config.{key}: {configuration.describe(key)}" for key, _ in configuration.walk()

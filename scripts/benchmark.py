@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn import environment, ops
+from jaxcnn import ops
+from jaxcnn.runtime import environment
 
 CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
 LEAST_RATIO_TO_FLAX = 2.0

@@ -21,7 +21,7 @@ from typing import Any
 
 import benchmark
 
-from jaxcnn import environment
+from jaxcnn.runtime import environment
 
 VERSIONS = (
     "bba18d2",

@@ -25,10 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn import environment, ops
-from jaxcnn.ops import algorithms, exchanged, library, patches
+from jaxcnn import ops
 from jaxcnn.ops.chunks import chunk_size, sum_chunks
-from jaxcnn.ops.geometry import Geometry
+from jaxcnn.ops.conv import im2col as patches
+from jaxcnn.ops.conv import kernel_grad_as_conv as exchanged
+from jaxcnn.ops.conv import onednn as library
+from jaxcnn.ops.conv import xla as algorithms
+from jaxcnn.ops.spec import Geometry
+from jaxcnn.runtime import environment
 
 # Size, input and output channels: ResNet-18's four stages, ResNet-20's three, and a dense layer's.
 SHAPES = [

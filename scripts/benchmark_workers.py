@@ -49,8 +49,13 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     from flax import linen as nn
     from jax import lax
 
-    from jaxcnn import augment, compiling, environment, models, ops, optim, steps
+    from jaxcnn import models, ops
+    from jaxcnn.data import augment
     from jaxcnn.models import layers
+    from jaxcnn.runtime import compilation as compiling
+    from jaxcnn.runtime import environment
+    from jaxcnn.train import optim
+    from jaxcnn.train import step as steps
 
     options = compiling.compiler_options()
     if spec["contender"] == "flax":
@@ -219,7 +224,7 @@ def main() -> None:
     """Builds the contender that the first line asks for, then answers until the input ends."""
     spec = json.loads(sys.stdin.readline())
     if spec["contender"] == "jaxcnn" or spec["keep_memory"]:
-        from jaxcnn import environment
+        from jaxcnn.runtime import environment
 
         environment.keep_freed_memory()  # As jaxcnn's own program does.
     build = build_torch if spec["contender"].startswith("torch") else build_jax

@@ -32,7 +32,7 @@ def child(options: argparse.Namespace) -> None:
     import jax
 
     if options.coordinator:
-        from jaxcnn import processes
+        from jaxcnn.runtime import distributed as processes
 
         processes.initialize(options.coordinator, options.num_processes, options.process_id)
     if options.stock:
@@ -70,7 +70,8 @@ def train(family: str, devices: Any, count: int) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxcnn import batches, parallel
+    from jaxcnn.data import batches
+    from jaxcnn.runtime import sharding as parallel
 
     mesh = parallel.data_mesh(devices)
     order = batches.epoch_order(0, 0, EXAMPLES, BATCH)
@@ -102,8 +103,8 @@ def create(model: Any, mesh: Any) -> Any:
     """Returns the compiled programs for random images that carry their number."""
     import numpy as np
 
-    from jaxcnn import augment, optim, programs
-    from jaxcnn.data import Dataset, Split
+    from jaxcnn.data import Dataset, Split, augment
+    from jaxcnn.train import optim, programs
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, SIZE, SIZE, 3), dtype=np.uint8)
@@ -130,7 +131,8 @@ def double_precision() -> Iterator[None]:
     import jax
     import jax.numpy as jnp
 
-    from jaxcnn import metrics, steps
+    from jaxcnn.train import metrics
+    from jaxcnn.train import step as steps
 
     create, zeros = steps.create_train_state, metrics.zeros
 

@@ -7,7 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxcnn import environment, errors, report, runs
+from jaxcnn import errors, report
+from jaxcnn.evaluate import run as runs
+from jaxcnn.runtime import environment
 
 
 def main() -> None:

@@ -9,8 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from jaxcnn import environment, errors, evaluation, scores
-from jaxcnn.runs import Run
+from jaxcnn import errors
+from jaxcnn.evaluate import evaluation, scores
+from jaxcnn.evaluate.run import Run
+from jaxcnn.runtime import environment
 
 
 def main() -> None:

@@ -12,10 +12,11 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from jaxcnn import config as configuration
-from jaxcnn import describe, errors, models
+from jaxcnn import errors, models
+from jaxcnn.config import schema as configuration
 from jaxcnn.errors import UserError
-from jaxcnn.runs import Run
+from jaxcnn.evaluate.run import Run
+from jaxcnn.models import summary as describe
 
 # Image shape and number of classes of data sets, so that a table needs no data.
 _KNOWN = {

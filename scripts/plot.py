@@ -8,9 +8,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxcnn import environment, errors, gallery, plots, runs
+from jaxcnn import errors, plots
 from jaxcnn.errors import UserError
-from jaxcnn.rundir import RunDir
+from jaxcnn.evaluate import run as runs
+from jaxcnn.evaluate import run_plots as gallery
+from jaxcnn.run.folder import RunDir
+from jaxcnn.runtime import environment
 
 
 def main() -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcnn import environment, errors, evaluation, pictures, plots
-from jaxcnn.runs import Run
+from jaxcnn import errors, plots
+from jaxcnn.evaluate import evaluation
+from jaxcnn.evaluate import image_files as pictures
+from jaxcnn.evaluate.run import Run
+from jaxcnn.runtime import environment
 
 _BATCH = 100
 

@@ -10,9 +10,9 @@ import argparse
 import sys
 
 from jaxcnn import data
-from jaxcnn.data.cifar import SETS
+from jaxcnn.data.cifar10.prepare import prepare
+from jaxcnn.data.cifar10.published import SETS
 from jaxcnn.data.locate import data_root, find
-from jaxcnn.data.prepare import prepare
 from jaxcnn.errors import UserError
 
 

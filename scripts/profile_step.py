@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from benchmark_workers import build_jax
 
-from jaxcnn import environment
+from jaxcnn.runtime import environment
 
 STEPS = 5
 # Parts of names of operations; the first that is found decides.

@@ -49,9 +49,11 @@ def prepare(network: str, case: dict[str, Any]) -> tuple[Callable[[int], float],
     import jax
     import numpy as np
 
-    from jaxcnn import augment, models, optim, parallel
-    from jaxcnn.data import Dataset, Split
-    from jaxcnn.programs import Call, Layout, Programs
+    from jaxcnn import models
+    from jaxcnn.data import Dataset, Split, augment
+    from jaxcnn.runtime import sharding as parallel
+    from jaxcnn.train import optim
+    from jaxcnn.train.programs import Call, Layout, Programs
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, 32, 32, 3), dtype=np.uint8)
@@ -93,7 +95,7 @@ def child(part: str, network: str, batch: int, turns: int, steps: int) -> None:
     """Measures the variants of a part for a network, and prints them as JSON."""
     import jax
 
-    from jaxcnn import environment
+    from jaxcnn.runtime import environment
 
     environment.keep_freed_memory()
     environment.use_compilation_cache()

@@ -170,8 +170,8 @@ class Torture:
 
 def summary_of(workdir: Path) -> dict[str, str]:
     """Returns a SHA-256 of each part of a finished run."""
-    from jaxcnn.checkpoint import Checkpoints
-    from jaxcnn.rundir import RunDir
+    from jaxcnn.run.checkpoint import Checkpoints
+    from jaxcnn.run.folder import RunDir
 
     checkpoints = Checkpoints(workdir / "checkpoints")
     newest = checkpoints.latest_step()

@@ -67,7 +67,7 @@ def shift_batches() -> None:
     """Makes the data position wrong by one step: each batch is the one before its own."""
     import numpy as np
 
-    from jaxcnn import batches
+    from jaxcnn.data import batches
 
     original = batches.epoch_order
     batches.epoch_order = lambda *arguments: np.roll(original(*arguments), 1, axis=0)

@@ -11,13 +11,13 @@ import pytest
 from flax import linen as nn
 
 from jaxcnn import ops
-from jaxcnn.compiling import init_compiler_options
 from jaxcnn.data import Dataset, Split
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.models.lenet import LeNet
 from jaxcnn.models.mobilenet import MobileNet
 from jaxcnn.models.resnet import ResNet
-from jaxcnn.ops import winograd
+from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.runtime.compilation import init_compiler_options
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

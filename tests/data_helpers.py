@@ -16,8 +16,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxcnn.data import cifar, prepare
-from jaxcnn.data.cifar import Cifar, Layout
+from jaxcnn.data.cifar10 import prepare
+from jaxcnn.data.cifar10 import published as cifar
+from jaxcnn.data.cifar10.published import Cifar, Layout
 
 COUNT = 12  # records in every fake batch file
 

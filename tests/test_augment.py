@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import random_images
 
-from jaxcnn import augment
+from jaxcnn.data import augment
 
 
 def _windows(image, padding):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxcnn import batches
+from jaxcnn.data import batches
 
 
 def test_an_epoch_is_a_permutation_when_batches_divide_the_data():

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import manifest
-from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.errors import UserError
+from jaxcnn.run import manifest
+from jaxcnn.run.checkpoint import Checkpoints
 
 STATE = {"value": jnp.zeros(100), "nested": {"step": jnp.int32(0)}}
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn import config, models
+from jaxcnn import models
+from jaxcnn.config import schema as config
 from jaxcnn.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -11,7 +11,9 @@ import data_helpers as helpers
 import numpy as np
 import pytest
 
-from jaxcnn.data import archive, cifar, records, unpickle
+from jaxcnn.data.cifar10 import archive, unpickle
+from jaxcnn.data.cifar10 import convert as records
+from jaxcnn.data.cifar10 import published as cifar
 from jaxcnn.errors import UserError
 
 

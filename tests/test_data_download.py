@@ -12,7 +12,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxcnn import data
-from jaxcnn.data import cifar, download, locate, meter
+from jaxcnn.data import locate, meter
+from jaxcnn.data.cifar10 import download
+from jaxcnn.data.cifar10 import published as cifar
 from jaxcnn.errors import UserError
 
 WAYS_OUT = (

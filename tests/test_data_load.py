@@ -12,7 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxcnn import data
-from jaxcnn.data import cache, locate, prepared
+from jaxcnn.data import cache, locate
+from jaxcnn.data import records as prepared
 from jaxcnn.errors import UserError
 
 GREY = [np.full((6, 5), value, np.uint8) for value in range(20)]

@@ -15,7 +15,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxcnn import data
-from jaxcnn.data import cifar, locate, prepare
+from jaxcnn.data import locate
+from jaxcnn.data.cifar10 import prepare
+from jaxcnn.data.cifar10 import published as cifar
 from jaxcnn.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_cifar10.py"
@@ -137,7 +139,7 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 from jaxcnn import data
-from jaxcnn.data.prepare import prepare
+from jaxcnn.data.cifar10.prepare import prepare
 
 prepare("cifar10", data_dir="data", archive_path=".", allow_modified=True)
 for _ in range(2):

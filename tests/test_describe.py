@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from jaxcnn import describe, models
+from jaxcnn import models
+from jaxcnn.models import summary as describe
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 

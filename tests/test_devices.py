@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxcnn import parallel
 from jaxcnn.errors import UserError
+from jaxcnn.runtime import sharding as parallel
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -26,9 +26,12 @@ import jax, numpy as np
 from jax import lax
 from conftest import SMALL, random_dataset
 from test_steps import MOMENTS, _optimizer
-from jaxcnn import augment, ops, parallel
-from jaxcnn.ops import algorithms
-from jaxcnn.programs import Layout, Programs
+from jaxcnn import ops
+from jaxcnn.config.settings import Layout
+from jaxcnn.data import augment
+from jaxcnn.ops.conv import xla as algorithms
+from jaxcnn.runtime import sharding as parallel
+from jaxcnn.train.programs import Programs
 family, devices, layouts = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 if layouts.pop("stock"):
     ops.conv_general_dilated = lax.conv_general_dilated

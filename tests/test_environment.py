@@ -7,8 +7,8 @@ import sys
 import jax
 import pytest
 
-from jaxcnn import environment
 from jaxcnn.errors import UserError
+from jaxcnn.runtime import environment
 
 FLAG = "--xla_gpu_deterministic_ops=true"
 
@@ -23,7 +23,7 @@ def test_deterministic_operations_are_added_once_to_the_user_s_flags(monkeypatch
 def test_xla_knows_the_flag():
     """XLA ends a process that has a flag it does not know."""
     program = (
-        "from jaxcnn import environment\n"
+        "from jaxcnn.runtime import environment\n"
         "environment.use_deterministic_operations()\n"
         "import jax\n"
         "print(jax.device_count())\n"
@@ -70,7 +70,7 @@ def test_freed_memory_is_kept_for_the_next_call():
     """
     program = (
         "import resource, statistics, sys\n"
-        "from jaxcnn import environment\n"
+        "from jaxcnn.runtime import environment\n"
         "if sys.argv[1] == 'kept':\n"
         "    environment.keep_freed_memory()\n"
         "import jax, jax.numpy as jnp\n"

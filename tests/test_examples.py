@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jaxcnn import config
+from jaxcnn.config import schema as config
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 SCRIPTS = sorted([*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.sbatch")])

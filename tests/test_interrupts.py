@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from jaxcnn.interrupts import Interrupts
+from jaxcnn.runtime.signals import Interrupts
 
 # Three seconds in C without a single Python instruction, as in a compilation.
 BUSY = """
 import hashlib
-from jaxcnn.interrupts import Interrupts
+from jaxcnn.runtime.signals import Interrupts
 with Interrupts() as interrupts:
     print("in", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 12_000_000)

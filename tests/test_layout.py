@@ -11,10 +11,12 @@ from conftest import SMALL, random_dataset, random_images
 from flax import linen as nn
 from test_steps import MOMENTS, _optimizer
 
-from jaxcnn import augment, feed, models, parallel
-from jaxcnn.data import Split
+from jaxcnn import models
+from jaxcnn.data import Split, augment
 from jaxcnn.errors import UserError
-from jaxcnn.programs import Layout, Programs
+from jaxcnn.runtime import sharding as parallel
+from jaxcnn.train import feed
+from jaxcnn.train.programs import Layout, Programs
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from jaxcnn import lock
 from jaxcnn.errors import UserError
+from jaxcnn.run import lock
 
 HOLD = """
 import pathlib, sys, time
-from jaxcnn import lock
+from jaxcnn.run import lock
 with lock.exclusive(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

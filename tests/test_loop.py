@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from conftest import random_dataset
 
-from jaxcnn import batches, config, lock, loop, ops
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn import ops
+from jaxcnn.config import schema as config
+from jaxcnn.data import batches
 from jaxcnn.errors import UserError
-from jaxcnn.interrupts import Interrupted
 from jaxcnn.models import resnet
-from jaxcnn.programs import Programs
-from jaxcnn.progress import Silence
+from jaxcnn.run import lock
+from jaxcnn.run.checkpoint import Checkpoints
+from jaxcnn.run.observers import Silence
+from jaxcnn.runtime.signals import Interrupted
+from jaxcnn.train import fit as loop
+from jaxcnn.train.programs import Programs
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

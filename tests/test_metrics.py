@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxcnn import metrics
+from jaxcnn.train import metrics
 
 LOGITS = np.float32([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0], [1.0, 1.5, 1.0], [-4.0, 0.0, 4.0]])
 LABELS = np.int32([0, 1, 2, 0])

@@ -9,11 +9,12 @@ import pytest
 from conftest import FAMILIES, SMALL, init
 from flax import linen as nn
 
-from jaxcnn import metrics, models, ops
-from jaxcnn.compiling import compiler_options
+from jaxcnn import models, ops
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
 from jaxcnn.models.densenet import DenseNet
+from jaxcnn.runtime.compilation import compiler_options
+from jaxcnn.train import metrics
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 

@@ -10,11 +10,16 @@ import pytest
 from conftest import random_dataset, random_images
 from flax import linen as nn
 
-from jaxcnn import augment, config, loop, metrics, ops, optim, steps
-from jaxcnn.checkpoint import Checkpoints
-from jaxcnn.compiling import init_compiler_options
+from jaxcnn import ops
+from jaxcnn.config import schema as config
+from jaxcnn.data import augment
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
+from jaxcnn.run.checkpoint import Checkpoints
+from jaxcnn.runtime.compilation import init_compiler_options
+from jaxcnn.train import fit as loop
+from jaxcnn.train import metrics, optim
+from jaxcnn.train import step as steps
 
 
 class Tiny(nn.Module):

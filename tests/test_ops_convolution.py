@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.ops import algorithms, strided, winograd
+from jaxcnn.ops.conv import xla as algorithms
+from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.ops.winograd import stride2 as strided
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
 LAYOUT = ("NHWC", "HWIO", "NHWC")

@@ -15,8 +15,9 @@ import pytest
 
 from jaxcnn import ops
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.ops import dense_passes, dense_stages
-from jaxcnn.ops.dense_layers import patches, shifted_sum
+from jaxcnn.ops.dense_block import passes as dense_passes
+from jaxcnn.ops.dense_block import stages as dense_stages
+from jaxcnn.ops.dense_block.arithmetic import patches, shifted_sum
 
 EPSILON = 1e-5
 

@@ -27,9 +27,12 @@ from test_ops_convolution import (
 )
 
 from jaxcnn import ops
-from jaxcnn.compiling import compiled
 from jaxcnn.models.resnet import ResNet
-from jaxcnn.ops import library, onednn, strided, winograd
+from jaxcnn.ops import onednn_calls as onednn
+from jaxcnn.ops.conv import onednn as library
+from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.ops.winograd import stride2 as strided
+from jaxcnn.runtime.compilation import compiled
 
 pytestmark = [
     pytest.mark.skipif(not onednn.is_present(), reason="this jaxlib has no oneDNN that was tested"),
@@ -196,7 +199,7 @@ def test_only_what_was_tested_is_called(
 ) -> None:
     ours, _, x, kernel = pair("dense")
     with_it = jax.jit(ours)(x, kernel)
-    monkeypatch.setattr(f"jaxcnn.ops.onednn.{name}", value or (lambda: "aarch64"))
+    monkeypatch.setattr(f"jaxcnn.ops.onednn_calls.{name}", value or (lambda: "aarch64"))
     assert not ops.has_onednn()
     jax.clear_caches()
     assert not calls(ours, x, kernel)

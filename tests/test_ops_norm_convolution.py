@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn import ops
-from jaxcnn.ops import onednn, winograd
-from jaxcnn.ops.norm_convolution import DeferredNorm
+from jaxcnn.ops import onednn_calls as onednn
+from jaxcnn.ops.norm_conv import DeferredNorm
+from jaxcnn.ops.winograd import stride1 as winograd
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
 

@@ -13,7 +13,8 @@ from jax.interpreters import ad
 
 from jaxcnn import models, ops
 from jaxcnn.models import layers
-from jaxcnn.ops import joint, primitives
+from jaxcnn.ops.conv import conv_vjp as joint
+from jaxcnn.ops.conv import primitives
 
 
 def _sum_of_squares(x: jax.Array, kernel: jax.Array) -> jax.Array:

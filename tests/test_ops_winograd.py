@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops_convolution import definition, random_case
 
-from jaxcnn.ops import algorithms, schemes, strided, winograd
-from jaxcnn.ops.geometry import Geometry
+from jaxcnn.ops.conv import xla as algorithms
+from jaxcnn.ops.spec import Geometry
+from jaxcnn.ops.winograd import coefficients as schemes
+from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.ops.winograd import stride2 as strided
 
 
 def computed(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, stride: int, pads: tuple) -> tuple:

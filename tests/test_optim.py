@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import optim
+from jaxcnn.train import optim
 
 
 def _schedule(name, **changes):

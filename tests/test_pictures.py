@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn import pictures
 from jaxcnn.errors import UserError
+from jaxcnn.evaluate import image_files as pictures
 
 SHAPE = (32, 32, 3)
 

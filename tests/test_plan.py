@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import pytest
 from conftest import random_dataset
 
-from jaxcnn import config, loop, memory, ops
+from jaxcnn import ops
+from jaxcnn.config import schema as config
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
-from jaxcnn.programs import Programs
-from jaxcnn.progress import Silence
+from jaxcnn.run.observers import Silence
+from jaxcnn.runtime import memory
+from jaxcnn.train import fit as loop
+from jaxcnn.train.programs import Programs
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import parallel, processes
-from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.errors import UserError
+from jaxcnn.run.checkpoint import Checkpoints
+from jaxcnn.runtime import distributed as processes
+from jaxcnn.runtime import sharding as parallel
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -159,11 +160,11 @@ parser.add_argument("folders", nargs=2, type=Path)
 for flag, kind in (("--coordinator", str), ("--num_processes", int), ("--process_id", int)):
     parser.add_argument(flag, type=kind)
 o = parser.parse_args()
-from jaxcnn import processes
+from jaxcnn.runtime import distributed as processes
 processes.initialize(o.coordinator, o.num_processes, o.process_id)
 import jax, jax.numpy as jnp
-from jaxcnn import parallel
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.runtime import sharding as parallel
+from jaxcnn.run.checkpoint import Checkpoints
 mesh = parallel.data_mesh()
 shapes = {"kernel": (16, 3, 8), "bias": (5,), "momentum": {"kernel": (16, 3, 8), "bias": (5,)}}
 leaf = lambda x: isinstance(x, tuple)

@@ -8,10 +8,14 @@ import re
 import pytest
 from conftest import random_dataset
 
-from jaxcnn import config, describe, loop, models, plots, report, runs
+from jaxcnn import models, plots, report
+from jaxcnn.config import schema as config
 from jaxcnn.errors import UserError
+from jaxcnn.evaluate import run as runs
+from jaxcnn.models import summary as describe
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.report import claims, facts, measure, page
+from jaxcnn.train import fit as loop
 
 
 def _fact(name, model, **changes):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from jaxcnn.config.compat import differences, fingerprint
 from jaxcnn.errors import UserError
-from jaxcnn.identity import differences, fingerprint
-from jaxcnn.rundir import RunDir, write_atomically
+from jaxcnn.run.folder import RunDir, write_atomically
 
 CONFIG = {"seed": 0, "optim": {"peak_lr": 0.1}, "train": {"epochs": 3, "log_steps": 10}}
 

@@ -13,12 +13,18 @@ import pytest
 from conftest import random_dataset
 from PIL import Image
 
-from jaxcnn import config, evaluation, gallery, loop, ops, plots, resolve, runs
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn import ops, plots
+from jaxcnn.config import schema as config
+from jaxcnn.config import settings as resolve
 from jaxcnn.errors import UserError
-from jaxcnn.progress import Silence
-from jaxcnn.rundir import RunDir
-from jaxcnn.runs import Run
+from jaxcnn.evaluate import evaluation
+from jaxcnn.evaluate import run as runs
+from jaxcnn.evaluate import run_plots as gallery
+from jaxcnn.evaluate.run import Run
+from jaxcnn.run.checkpoint import Checkpoints
+from jaxcnn.run.folder import RunDir
+from jaxcnn.run.observers import Silence
+from jaxcnn.train import fit as loop
 
 ROOT = Path(__file__).parents[1]
 PICTURES = {

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxcnn import metrics, scores
-from jaxcnn.predict import softmax
+from jaxcnn.evaluate import scores
+from jaxcnn.evaluate.classifier import softmax
+from jaxcnn.train import metrics
 
 K = 7
 

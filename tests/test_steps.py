@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, SMALL, random_dataset, random_images
 
-from jaxcnn import augment, metrics, optim, parallel, steps
-from jaxcnn.compiling import init_compiler_options
-from jaxcnn.programs import Layout, Programs
+from jaxcnn.data import augment
+from jaxcnn.runtime import sharding as parallel
+from jaxcnn.runtime.compilation import init_compiler_options
+from jaxcnn.train import metrics, optim
+from jaxcnn.train import step as steps
+from jaxcnn.train.programs import Layout, Programs
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 

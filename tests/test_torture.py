@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcnn.checkpoint import Checkpoints
+from jaxcnn.run.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 

@@ -1,12 +1,12 @@
 """Convolution, pooling and norms that are fast on the CPU, and the stock primitives elsewhere."""
 
-from jaxcnn.ops.convolution import conv_general_dilated
-from jaxcnn.ops.dense_block import dense_block, is_dense_block_fast, layer_by_layer
-from jaxcnn.ops.norm_convolution import DeferredNorm, conv_of_normalised
-from jaxcnn.ops.norms import at_least_float32, moments, normalised, relu
-from jaxcnn.ops.onednn import is_present as has_onednn
-from jaxcnn.ops.onednn import uncached
-from jaxcnn.ops.platform import CPU_COMPILER_OPTIONS
+from jaxcnn.ops.conv.api import conv_general_dilated
+from jaxcnn.ops.dense_block.op import dense_block, is_dense_block_fast, layer_by_layer
+from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS
+from jaxcnn.ops.norm import at_least_float32, moments, normalised, relu
+from jaxcnn.ops.norm_conv import DeferredNorm, conv_of_normalised
+from jaxcnn.ops.onednn_calls import is_present as has_onednn
+from jaxcnn.ops.onednn_calls import uncached
 from jaxcnn.ops.pooling import avg_pool, max_pool
 
 __all__ = [

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcnn.ops.geometry import Pads, Pair
-from jaxcnn.ops.platform import cpu_or_stock
+from jaxcnn.ops.lowering import cpu_or_stock
+from jaxcnn.ops.spec import Pads, Pair
 
 Padding = str | Sequence[tuple[int, int]]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxcnn import plots
+from jaxcnn.evaluate.run import Run
 from jaxcnn.report import claims, facts, measure, page, samples
-from jaxcnn.rundir import write_atomically
-from jaxcnn.runs import Run
+from jaxcnn.run.folder import write_atomically
 
 __all__ = ["write"]
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from jaxcnn import describe, models
+from jaxcnn import models
 from jaxcnn.errors import UserError
-from jaxcnn.runs import Run
+from jaxcnn.evaluate.run import Run
+from jaxcnn.models import summary as describe
 
 COSTS = {
     "parameters": "parameters",

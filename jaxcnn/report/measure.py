@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxcnn import augment, batches, describe, metrics, models, ops
-from jaxcnn.compiling import compiler_options, init_compiler_options
-from jaxcnn.data import Dataset
+from jaxcnn import models, ops
+from jaxcnn.data import Dataset, augment, batches
+from jaxcnn.evaluate.run import Run
+from jaxcnn.models import summary as describe
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.runs import Run
+from jaxcnn.runtime.compilation import compiler_options, init_compiler_options
+from jaxcnn.train import metrics
 
 MOMENTS = {"init": "at initialisation", "trained": "after training"}
 _DEPTHS = (20, 56)

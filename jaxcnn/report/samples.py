@@ -4,8 +4,10 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxcnn import evaluation, gallery, pictures
-from jaxcnn.runs import Run
+from jaxcnn.evaluate import evaluation
+from jaxcnn.evaluate import image_files as pictures
+from jaxcnn.evaluate import run_plots as gallery
+from jaxcnn.evaluate.run import Run
 
 _SHOWN = 12
 

@@ -1,0 +1,202 @@
+"""How is an archive downloaded from a slow host, and what is said when that fails?
+
+TFDS keeps the downloaded file, checks its checksum and finds it again. The transfer itself is done
+here, because TFDS 4.9.10 waits without limit for a host that does not answer, tries an unreachable
+one for 205 s before it says so, and starts from the beginning where a connection breaks.
+"""
+
+import hashlib
+import queue
+import shutil
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import requests
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import checksums, download_manager, downloader
+from tensorflow_datasets.core.utils.lazy_imports_utils import promise
+
+from jaxcnn.data.cifar10.published import Cifar
+from jaxcnn.data.meter import Meter
+from jaxcnn.errors import UserError
+
+_ANSWER_S = 9.0  # for name look-up, connection and first answer together
+_STALL_S = 60.0  # for the next bytes of a transfer that has begun
+_ATTEMPTS = 5  # without a new byte
+_PAUSE_S = 2.0  # between attempts
+
+
+def fetch(cifar: Cifar, root: Path) -> Path:
+    """Returns the path of the published binary archive, downloading it unless it is there.
+
+    Args:
+      cifar: which archive; its size and SHA-256 are checked.
+      root: the data directory; the archive lands in `downloads` below, where TFDS would put it.
+
+    Raises:
+      UserError: within 10 s if the host cannot be reached; later if the transfer breaks off for
+        good or gives another file. It names the ways to do without the download.
+    """
+    layout, transfer = cifar.binary, _Transfer()
+    url_info = checksums.UrlInfo(
+        size=tfds.core.utils.Size(layout.archive_bytes),
+        checksum=layout.archive_sha256,
+        filename=layout.archive_name,
+    )
+    manager = _Manager(
+        transfer=transfer,
+        download_dir=root / "downloads",
+        url_infos={layout.url: url_info},
+        dataset_name=cifar.name,
+    )
+    try:
+        return Path(manager.download(layout.url))
+    except download_manager.NonMatchingChecksumError as error:
+        reason = "what came is not the published file (its checksum differs)"
+        raise UserError(_ways_out(cifar, reason)) from error
+    except requests.RequestException as error:
+        raise UserError(_ways_out(cifar, _reason(error))) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot store {layout.archive_name} below {root}: {error.strerror or error}"
+        ) from error
+    finally:
+        transfer.clean()
+
+
+class _Manager(tfds.download.DownloadManager):
+    """TFDS's manager with a transfer of our own."""
+
+    def __init__(self, *, transfer: "_Transfer", **arguments: Any) -> None:
+        self._transfer = transfer
+        super().__init__(**arguments)
+
+    @property
+    def _downloader(self) -> "_Transfer":
+        return self._transfer
+
+
+class _Transfer:
+    """Has the methods that TFDS's manager calls; works in the calling thread, so Ctrl-C ends it."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+
+    def tqdm(self) -> Any:
+        """Shows nothing: Meter does."""
+        return nullcontext()
+
+    def increase_tqdm(self, url_info: Any) -> None:
+        """Shows nothing: the file is there already."""
+
+    def download(self, url: str, destination_path: Path, verify: bool = True) -> Any:
+        """Returns a fulfilled promise of the file in `destination_path` and its checksum."""
+        self._folder = Path(destination_path)
+        check_reachable(url)
+        path = self._folder / Path(urllib.parse.urlsplit(url).path).name
+        stream_to_file(url, path)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = tfds.core.utils.Size(path.stat().st_size)
+        url_info = checksums.UrlInfo(size=size, checksum=sha256, filename=path.name)
+        return promise.Promise.resolve(
+            downloader.DownloadResult(path=tfds.core.Path(path), url_info=url_info)
+        )
+
+    def clean(self) -> None:
+        """Removes what a failed transfer left; a file that is good has been moved away."""
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def check_reachable(url: str) -> None:
+    """Raises requests.RequestException unless the host offers the file within 10 s.
+
+    A thread waits, because looking up a name cannot be given a time limit.
+    """
+    answer: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with _get(url, 0, _ANSWER_S):
+                answer.put(None)
+        except Exception as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        error = answer.get(timeout=_ANSWER_S)
+    except queue.Empty:
+        raise requests.Timeout(f"no answer within {_ANSWER_S:.0f} s") from None
+    if error:
+        raise error
+
+
+def stream_to_file(url: str, path: Path) -> None:
+    """Writes the file at `url` to `path`, going on where a connection broke.
+
+    Raises:
+      requests.RequestException: five attempts in a row brought nothing new.
+    """
+    best = attempts = 0
+    with path.open("wb") as file:
+        while True:
+            try:
+                with _get(url, file.tell(), _STALL_S) as response:
+                    if response.status_code != requests.codes.partial_content:
+                        file.seek(0)  # the host cannot continue: from the beginning
+                        file.truncate()
+                    start = file.tell()
+                    total = start + int(response.headers.get("Content-Length", 0))
+                    with Meter(f"downloading {path.name}", total, "MB", 1e6, start) as meter:
+                        for block in response.iter_content(1 << 14):
+                            file.write(block)
+                            meter.advance(len(block))
+                return
+            except requests.RequestException:
+                attempts = 1 if file.tell() > best else attempts + 1
+                best = max(best, file.tell())
+                if attempts >= _ATTEMPTS:
+                    raise
+                time.sleep(_PAUSE_S)
+
+
+@contextmanager
+def _get(url: str, start: int, timeout: float) -> Iterator[requests.Response]:
+    headers = {"Accept-Encoding": "identity"}  # the file's own bytes, for the checksum
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        response.raise_for_status()
+        yield response
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the operating system's own words, which requests wraps several times."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, TimeoutError):
+            return "the host does not answer"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    if isinstance(error, (requests.exceptions.ChunkedEncodingError, requests.ConnectionError)):
+        return "the connection breaks off"
+    return " ".join(str(error).split())
+
+
+def _ways_out(cifar: Cifar, reason: str) -> str:
+    option = "" if cifar.name == "cifar10" else f" --dataset {cifar.name}"
+    return (
+        f"cannot download {cifar.binary.url}: {reason}; three ways out: get the file by other "
+        f"means and run python scripts/prepare_cifar10.py{option} --archive "
+        f"{cifar.binary.archive_name} (or {cifar.python.archive_name}, or the unpacked folder); "
+        "or let --config.dataset.data_dir or TFDS_DATA_DIR name a directory in which "
+        f"{cifar.name} is prepared; or train on the embedded data set: --config "
+        "configs/mobilenet.py:digits"
+    )

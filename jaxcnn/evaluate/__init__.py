@@ -1,0 +1,1 @@
+"""What a trained run can do: scores, classes of image files, pictures."""

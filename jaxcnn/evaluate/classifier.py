@@ -1,0 +1,55 @@
+"""Images in, probabilities out: a trained network as a compiled function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxcnn.data import augment, batches
+from jaxcnn.runtime.compilation import compiled
+
+
+class Classifier:
+    """A trained network with its normalisation, compiled for batches of one size."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: dict[str, Any],
+        moments: augment.Moments,
+        image_shape: tuple[int, int, int],
+        *,
+        batch_size: int,
+    ) -> None:
+        """Compiles for `batch_size` images of `image_shape`, (H, W, C), on the first device."""
+        self._batch_size = batch_size
+        self._variables = jax.device_put(variables, jax.local_devices()[0])
+
+        def apply(variables: Any, images: jax.Array) -> Any:
+            return model.apply(variables, augment.normalise(images, moments), train=False)
+
+        images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
+        self._apply = compiled(jax.jit(apply), (self._variables, images))
+
+    def logits(self, images: np.ndarray, between: Callable[[], None] = lambda: None) -> np.ndarray:
+        """Returns float32 `[N, K]` for uint8 `[N, H, W, C]`; calls `between` after each batch."""
+        parts = []
+        for indices, mask in batches.in_order(len(images), self._batch_size):
+            parts.append(np.asarray(self._apply(self._variables, images[indices]))[mask])
+            between()
+        return np.concatenate(parts)
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Returns float64 `[N, K]`, rows that add up to 1."""
+        return softmax(self.logits(images))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns float64 `[N, K]`, rows that add up to 1."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(-1, keepdims=True)
+    powers = np.exp(shifted)
+    return powers / powers.sum(-1, keepdims=True)

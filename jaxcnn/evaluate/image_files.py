@@ -1,0 +1,146 @@
+"""From an image file of any size and common format to the pixels that a network takes.
+
+Files come from anywhere: only the formats of `FORMATS` are decoded, nothing beyond a size is, and
+whatever is wrong with a file is said in one line that names it.
+"""
+
+import glob
+import io
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxcnn.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+)  # fmt: skip
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 50_000_000
+_ANYWHERE = "choose a file in one of " + ", ".join(FORMATS)
+
+
+class Refused(Exception):
+    """A file cannot be used; the message names it and what is wrong, in one line."""
+
+
+def find(names: Iterable[str]) -> list[Path]:
+    """Returns the image files that names mean: files, folders with all below, glob patterns.
+
+    Raises:
+        UserError: If a name means nothing at all.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"{name} holds no image: looked for {', '.join(SUFFIXES)}")
+            found.update(dict.fromkeys(inside))
+        elif os.path.lexists(path):
+            found[path] = None
+        else:
+            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
+            if not matches:
+                raise UserError(f"{name}: no such file: name image files, folders or patterns")
+            found.update(dict.fromkeys(p for p in matches if not p.is_dir()))
+    return list(found)
+
+
+def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns the image in `path` as uint8 [H, W, C] of `shape`.
+
+    The first picture of an animation is taken, turned upright as its EXIF data say, put on white
+    where it is transparent, cut to the middle part that has the shape's proportions, and scaled
+    by area.
+
+    Raises:
+        Refused: If the file cannot be used.
+    """
+    height, width, channels = shape
+    if channels not in (1, 3):
+        raise UserError(
+            f"the run's images have {channels} channels: an image file gives 1 or 3, use "
+            "jaxcnn.evaluate.classifier.Classifier on arrays"
+        )
+    content = _bytes(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of broken EXIF data, and the like
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                _check_pixels(image)
+                image.draft(
+                    "RGB", (2 * max(height, width),) * 2
+                )  # a JPEG can decode to a smaller size
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+            flat = _eight_bits(upright).convert("RGB" if channels == 3 else "L")
+            fitted = ImageOps.fit(flat, (width, height), Image.Resampling.BOX)
+    except Refused as error:
+        raise Refused(f"{path}: {error}") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise Refused(f"{path}: {_too_many()}") from error
+    except Image.UnidentifiedImageError as error:
+        raise Refused(f"{path}: not an image in a format that is read here: {_ANYWHERE}") from error
+    except Exception as error:  # decoders raise SyntaxError, struct.error and more for bad bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Refused(f"{path}: the image is damaged ({reason}): get a whole copy") from error
+    return np.asarray(fitted, np.uint8).reshape(shape)
+
+
+def _bytes(path: Path) -> bytes:
+    """Returns the content of a plain file of at most MAX_BYTES."""
+    try:
+        # Never a pipe or a device, which might not end.
+        if not path.is_file():
+            kind = "no such file" if not path.exists() else "not a plain file"
+            raise Refused(f"{path}: {kind}: {_ANYWHERE}")
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror or error}: make the file readable") from error
+    if not content:
+        raise Refused(f"{path}: the file is empty: get a whole copy")
+    if len(content) > MAX_BYTES:
+        raise Refused(
+            f"{path}: larger than {MAX_BYTES // 2**20} MiB, which is the most: make it smaller"
+        )
+    return content
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise Refused(_too_many(f"{image.width:,} x {image.height:,} pixels, "))
+
+
+def _too_many(found: str = "") -> str:
+    return f"{found}more than {MAX_PIXELS:,} pixels, which is the most: make it smaller"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Returns an image of 8 bits a channel without transparency."""
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow's own conversion cuts 16 bits off at 255 in place of scaling them.
+        values = np.asarray(image).astype(np.float64)
+        if np.min(values) < 0 or np.max(values) > 65535 or image.mode == "F":
+            raise Refused("pixels of more than 16 bits: save it with 8 or 16 bits a channel")
+        return Image.fromarray(np.round(values / 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image
+
+
+def png(image: np.ndarray) -> bytes:
+    """Returns uint8 [H, W, C] with one or three channels as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()

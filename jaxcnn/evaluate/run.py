@@ -1,0 +1,178 @@
+"""A run folder as its readers see it: what was trained, how it went, and the trained network.
+
+Reading changes nothing in the folder, works while the run goes on, and needs nothing outside it.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn import data
+from jaxcnn.config import compat as identity
+from jaxcnn.config import settings as resolve
+from jaxcnn.errors import UserError
+from jaxcnn.run.checkpoint import Checkpoints
+from jaxcnn.run.folder import RunDir
+from jaxcnn.run.manifest import Damaged
+
+_ATTEMPTS = 5
+
+
+class Run:
+    """A run that was begun, whether it has ended or not.
+
+    Attributes:
+        path: The folder.
+        name: The folder's name; `named` makes the names of several runs differ.
+        config: The content of config.json.
+        model: The network, without parameters.
+        model_name: Its name in `jaxcnn.models`.
+        class_names: A name for each class.
+        image_shape: (H, W, C) of the data set's images.
+        moments: The pixel moments that images are normalised by.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads config.json.
+
+        Raises:
+            UserError: If `path` is no run folder, or its config.json is not one.
+        """
+        self.path = path
+        self.name = path.resolve().name
+        self._folder = RunDir(path)
+        self.config: dict[str, Any] = self._folder.read_json("config.json")
+        if self.config is None:
+            raise UserError(
+                f"{path} is no run folder, it has no config.json: name the folder that "
+                "jaxcnn.main printed, such as runs/mobilenet"
+            )
+        try:
+            section = self.config["dataset"]
+            self.class_names: tuple[str, ...] = tuple(section["class_names"])
+            height, width, channels = section["image_shape"]
+            self.image_shape: tuple[int, int, int] = (height, width, channels)
+            self.model_name: str = self.config["model"]["name"]
+            self.moments = resolve.moments_of(self.config)
+            self.model = resolve.model_of(self.config)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{path / 'config.json'} is not what a run writes ({error}): restore it, or train "
+                "anew with another --workdir"
+            ) from error
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The epochs so far, as metrics.jsonl has them."""
+        return self._folder.read_metrics()
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The content of summary.json; None before the end of the training."""
+        return self._folder.read_json("summary.json")
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """Where the run was started, the newest last."""
+        return (self._folder.read_json("environment.json") or {"starts": []})["starts"]
+
+    def newest(self, warn: Callable[[str], None]) -> tuple[int, dict[str, Any]]:
+        """Returns (step, variables) of the newest whole checkpoint.
+
+        The variables are those that the run evaluates, as numpy arrays: averaged ones where there
+        are such. A damaged checkpoint is named to `warn` and left where it is.
+
+        Raises:
+            UserError: If there is no whole checkpoint.
+        """
+        checkpoints = Checkpoints(
+            self._folder.checkpoints, fingerprint=identity.fingerprint(self.config)
+        )
+        damaged: set[int] = set()
+        for _ in range(_ATTEMPTS):
+            steps = [step for step in checkpoints.steps() if step not in damaged]
+            if not steps:
+                break
+            try:
+                return steps[-1], _variables(checkpoints.arrays(steps[-1]))
+            except Exception as error:
+                # The run may have dropped this one for a newer one while it was being read.
+                if steps[-1] not in checkpoints.steps():
+                    continue
+                if not isinstance(error, Damaged):
+                    raise
+                damaged.add(steps[-1])
+                warn(f"warning: the checkpoint of step {steps[-1]} is damaged ({error})")
+        raise UserError(
+            f"{self.path} has no whole checkpoint yet: wait for the end of its first epoch, or "
+            "continue its training"
+        )
+
+    @cached_property
+    def trained(self) -> tuple[int, dict[str, Any]]:
+        """What `newest` gave when it was first asked for; a damaged checkpoint goes unnamed."""
+        return self.newest(lambda _: None)
+
+    def dataset(self, split: str = "", data_dir: str = "") -> data.Dataset:
+        """Returns the run's data set, with `split` to evaluate on; empty: the run's own.
+
+        Args:
+            split: A TFDS split string.
+            data_dir: A TFDS directory; empty for the run's own.
+
+        Raises:
+            UserError: If the data cannot be had, or has other classes or images.
+        """
+        section = self.config["dataset"]
+        loaded = data.load(
+            section["name"],
+            data_dir=data_dir or section["data_dir"],
+            train_split=section["train_split"],
+            eval_split=split or section["eval_split"],
+        )
+        shape = loaded.eval.images.shape[1:]
+        if loaded.class_names != self.class_names or shape != self.image_shape:
+            raise UserError(
+                f"{section['name']} here has {len(loaded.class_names)} classes and images of shape "
+                f"{shape}, {self.path} was trained on {len(self.class_names)} classes and "
+                f"{self.image_shape}: name the run's data with --data_dir"
+            )
+        return loaded
+
+
+def named(paths: Iterable[Path]) -> dict[str, Run]:
+    """Returns the runs by name, in the given order: by so much of their paths as tells them apart.
+
+    Raises:
+        UserError: If a folder is no run or is given twice.
+    """
+    runs = [Run(path) for path in paths]
+    places = [run.path.resolve() for run in runs]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"{place} is given twice: name each run once")
+    depth = 1
+    while len({place.parts[-depth:] for place in places}) < len(places):
+        depth += 1
+    for run, place in zip(runs, places, strict=True):
+        run.name = "/".join(place.parts[-depth:])
+    return {run.name: run for run in runs}
+
+
+def _variables(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns {"params", "batch_stats"} of a checkpoint's arrays by path."""
+    prefix = "ema/" if any(path.startswith("ema/") for path in arrays) else ""
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for path, array in arrays.items():
+        collection, *names = path.removeprefix(prefix).split("/")
+        if path.startswith(prefix) and collection in variables:
+            tree = variables[collection]
+            for name in names[:-1]:
+                tree = tree.setdefault(name, {})
+            tree[names[-1]] = array
+    return variables

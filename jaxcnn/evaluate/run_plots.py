@@ -1,0 +1,187 @@
+"""The pictures in a run's folder plots/: curves after epochs, all others at the end.
+
+Pictures have no part in the numbers: they are drawn between epochs from what is on disk, from the
+state's values, and from nothing else. What fails here costs a picture, never a training.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn import plots
+from jaxcnn.config import settings as resolve
+from jaxcnn.data import Dataset, augment, batches
+from jaxcnn.evaluate import scores
+from jaxcnn.evaluate.classifier import Classifier, softmax
+from jaxcnn.run.folder import RunDir
+from jaxcnn.run.observers import Silence
+from jaxcnn.runtime.signals import Interrupted
+
+FOLDER = "plots"
+# Curves are redrawn when this fraction of the time since they were drawn pays for it.
+_SHARE = 0.02
+_SHOWN = 16
+
+
+class Gallery(Silence):
+    """Draws the pictures of one run; told of each epoch as a report is.
+
+    Attributes:
+        path: The folder of the pictures.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        config: dict[str, Any],
+        say: Callable[[str], None],
+        folder: Path | None = None,
+    ) -> None:
+        """Draws for the run with this config.json; tells `say` of what failed.
+
+        Args:
+            run: The run.
+            config: The content of its config.json.
+            say: Told, once, that a picture could not be drawn.
+            folder: To draw into; None for the run's own.
+        """
+        self._run, self._config, self._say = run, config, say
+        self.path = folder or run.path / FOLDER
+        self._title = f"{config['model']['name']} on {config['dataset']['name']}"
+        self._drawn_at, self._cost = -float("inf"), 0.0
+        self._failed = False
+
+    def epoch(self, record: dict[str, Any], epochs: int) -> None:
+        """Redraws the curves, unless that was too short ago; always after the last epoch.
+
+        The first drawing takes 1.5 s with the import of matplotlib, each further one 0.35 s (a
+        busy core of an EPYC). An epoch of a second would be slowed by a third, so drawing waits
+        until it costs 2 % at most.
+        """
+        began = time.monotonic()
+        last = record["epoch"] == epochs
+        if last or began - self._drawn_at > self._cost / _SHARE:
+            self.curves()
+            self._drawn_at = time.monotonic()
+            self._cost = self._drawn_at - began
+
+    def curves(self) -> None:
+        """Draws the curves of the epochs so far."""
+        self._attempt("curves.png", lambda: plots.curves(self._run.read_metrics(), self._title))
+
+    def end(self, variables: dict[str, Any], dataset: Dataset, between: Callable[[], None]) -> None:
+        """Draws all that needs the trained network.
+
+        Args:
+            variables: What is evaluated, {"params", "batch_stats"}.
+            dataset: The run's data.
+            between: Called now and then; may raise Interrupted.
+        """
+        names = dataset.class_names
+        first = _first_kernel(variables["params"])
+        self._attempt(
+            "filters.png",
+            lambda: plots.filters(first, f"first-layer filters of {self._title}; grey is 0"),
+        )
+        self._attempt("augmented.png", lambda: self._augmented(dataset))
+        between()
+        logits = self._safely(lambda: self._logits(variables, dataset, between))
+        if logits is None:
+            return
+        images, labels = dataset.eval
+        found = scores.score(logits, labels)
+        probabilities = softmax(logits)
+        split = self._config["dataset"]["eval_split"]
+        title = f"{self._title}, {split}: accuracy {100 * found.top1:.1f} %"
+        self._attempt("confusion.png", lambda: plots.confusion(found.confusion, names, title))
+        self._attempt(
+            "per_class.png",
+            lambda: plots.per_class(found.precision, found.recall, found.f1, names, title),
+        )
+        for name, chosen in {
+            "predictions": spread(len(labels), _SHOWN),
+            "worst mistakes": worst(probabilities, labels, _SHOWN),
+        }.items():
+            items = [plots.Prediction(images[i], probabilities[i], int(labels[i])) for i in chosen]
+            heading = f"{name} of {self._title}, {split}; the true class above each image"
+            draw = partial(plots.predictions, items, names, heading)
+            self._attempt(f"{name.replace('worst ', '')}.png", draw)
+            between()
+
+    def _logits(
+        self, variables: dict[str, Any], dataset: Dataset, between: Callable[[], None]
+    ) -> np.ndarray:
+        classifier = Classifier(
+            resolve.model_of(self._config),
+            variables,
+            resolve.moments_of(self._config),
+            dataset.eval.images.shape[1:],
+            batch_size=min(self._config["train"]["eval_batch_size"], len(dataset.eval.labels)),
+        )
+        return classifier.logits(dataset.eval.images, between)
+
+    def _augmented(self, dataset: Dataset) -> Any:
+        """Draws images of the first batch as stored, and as the first step got them."""
+        config = self._config
+        moments = resolve.moments_of(config)
+        order = batches.epoch_order(
+            config["seed"], 0, len(dataset.train.labels), config["train"]["batch_size"]
+        )
+        stored = dataset.train.images[order[0]]
+        _, key = jax.random.split(jax.random.key(config["seed"]))  # as programs and steps do
+        augment_key, _ = jax.random.split(jax.random.fold_in(key, 0))
+        augmented = augment.create(**config["augment"])(augment_key, stored)
+        normalised = np.asarray(augment.normalise(augmented, moments))[:8]
+        low, high = normalised.min(), normalised.max()
+        return plots.rows(
+            {
+                "stored": stored[:8],
+                "augmented": np.asarray(augmented)[:8],
+                f"normalised: black is {low:.1f}, white is {high:.1f}": (normalised - low)
+                / max(high - low, 1e-6),
+            },
+            f"what {config['model']['name']} sees in training",
+        )
+
+    def _attempt(self, name: str, draw: Callable[[], Any]) -> None:
+        self._safely(lambda: plots.save(draw(), self.path / name), name)
+
+    def _safely(self, work: Callable[[], Any], name: str = "") -> Any:
+        """Returns what `work` gives; None, and a word to the user the first time, if it fails."""
+        try:
+            return work()
+        except Interrupted:
+            raise
+        except Exception as error:
+            # Whatever it is - a full disk, a broken matplotlib - the training is worth more.
+            if not self._failed:
+                reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+                self._say(
+                    f"warning: cannot draw {self.path / name} ({' '.join(str(reason).split())}): "
+                    "mend this, then scripts/plot.py draws it; nothing else depends on it"
+                )
+            self._failed = True
+            return None
+
+
+def spread(count: int, shown: int) -> list[int]:
+    """Returns up to `shown` indices spread evenly over 0..count - 1."""
+    return np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int)).tolist()
+
+
+def worst(probabilities: np.ndarray, labels: np.ndarray, shown: int) -> list[int]:
+    """Returns the wrongly classified examples that gave their true class the least, worst first."""
+    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
+    given = probabilities[wrong, labels[wrong]]
+    return wrong[np.argsort(given, kind="stable")][:shown].tolist()
+
+
+def _first_kernel(params: Any) -> np.ndarray:
+    """Returns the kernel that sees the image: all networks name it conv1 or stem_conv."""
+    layer = params["stem_conv"] if "stem_conv" in params else params["conv1"]
+    return np.asarray(layer["kernel"])

@@ -1,0 +1,56 @@
+"""How a 1x1 convolution, with or without a stride, becomes one matrix product over all pixels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxcnn.ops.spec import Geometry, Pair
+
+Multiply = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _multiply_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+
+
+def applies(geometry: Geometry) -> bool:
+    """Whether the convolution is dense, 1x1 and without padding."""
+    return (
+        not geometry.depthwise
+        and geometry.kernel_size == (1, 1)
+        and geometry.padding == ((0, 0), (0, 0))
+    )
+
+
+def forward(
+    x: jax.Array, kernel: jax.Array, strides: Pair, multiply: Multiply = jnp.matmul
+) -> jax.Array:
+    """The convolution of `[N, H, W, C]` with `[1, 1, C, F]`."""
+    x = x[:, :: strides[0], :: strides[1]]
+    y = multiply(x.reshape(-1, x.shape[3]), kernel[0, 0])
+    return y.reshape(*x.shape[:3], -1)
+
+
+def input_gradient(
+    dy: jax.Array, kernel: jax.Array, geometry: Geometry, multiply: Multiply = jnp.matmul
+) -> jax.Array:
+    """The gradient of the input, `[N, H, W, C]`: zero where a stride skips the pixel."""
+    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    rows = dy.reshape(-1, dy.shape[3]).astype(dtype)
+    dx = multiply(rows, kernel[0, 0].astype(dtype).T).reshape(*dy.shape[:3], -1)
+    config = [(0, 0, 0)]
+    for n, out, stride in zip(
+        geometry.input_size, geometry.output_size, geometry.strides, strict=True
+    ):
+        config.append((0, n - (out - 1) * stride - 1, stride - 1))
+    return lax.pad(dx.astype(dy.dtype), jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
+
+
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, strides: Pair, multiply: Multiply = _multiply_transposed
+) -> jax.Array:
+    """The gradient of the kernel, `[1, 1, C, F]`; `multiply` transposes its first operand."""
+    x = x[:, :: strides[0], :: strides[1]]
+    return multiply(x.reshape(-1, x.shape[3]), dy.reshape(-1, dy.shape[3]))[None, None]

@@ -1,0 +1,240 @@
+"""How the convolution and its two gradients behave under JAX's transformations.
+
+The three are bilinear, and each is the transpose of the others, so declaring them as primitives
+makes every derivative of any order, forward and backward, one of the three. A `custom_vjp` could
+not be differentiated forward (`jvp`, `hessian`), which `lax.conv_general_dilated` can.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxcnn.ops import onednn_calls as onednn
+from jaxcnn.ops.conv import onednn as library
+from jaxcnn.ops.conv import reference as stock
+from jaxcnn.ops.conv import xla as algorithms
+from jaxcnn.ops.lowering import cpu_or_stock
+from jaxcnn.ops.spec import Geometry
+
+
+def _define(
+    name: str,
+    shape: Callable[[stock.Shape, stock.Shape, Geometry], stock.Shape],
+    fast: Callable[..., jax.Array],
+    by_library: Callable[..., jax.Array],
+    on_others: Callable[..., jax.Array],
+    batched: tuple[bool, bool],
+) -> Primitive:
+    """A primitive of two arrays and a geometry.
+
+    Args:
+      name: shown in a jaxpr.
+      shape: of the result, from the shapes of the operands.
+      fast: for the CPU; takes also `shards`, the devices that may share the batch.
+      by_library: for the CPU where oneDNN can be called.
+      on_others: for every other platform.
+      batched: which operands lead with the batch. If the result does too, a further batch axis
+        (`vmap`) of these alone can join it.
+    """
+    primitive = Primitive(name)
+
+    def abstract(a: Any, b: Any, *, geometry: Geometry) -> Any:
+        return a.update(shape=shape(a.shape, b.shape, geometry), weak_type=False)
+
+    @functools.cache
+    def compiled(geometry: Geometry) -> Callable[..., jax.Array]:
+        return jax.jit(lambda a, b: primitive.bind(a, b, geometry=geometry))
+
+    def batch(operands: Any, axes: Any, *, geometry: Geometry) -> Any:
+        mapped = tuple(axis is not None for axis in axes)
+        if mapped == batched and not all(batched):
+            joined = []
+            for operand, axis in zip(operands, axes, strict=True):
+                if axis is not None:
+                    operand = batching.bdim_at_front(operand, axis, 0)
+                    count = operand.shape[0]
+                    operand = operand.reshape(-1, *operand.shape[2:])
+                joined.append(operand)
+            out = primitive.bind(*joined, geometry=geometry)
+            return out.reshape(count, -1, *out.shape[1:]), 0
+        out = cpu_or_stock(
+            lambda a, b: _one_by_one(
+                functools.partial(primitive.bind, geometry=geometry), a, b, axes
+            ),
+            jax.vmap(lambda a, b: on_others(a, b, geometry), axes),
+            *operands,
+        )
+        return out, 0
+
+    primitive.def_impl(lambda a, b, *, geometry: compiled(geometry)(a, b))
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, _lowering(fast, by_library, on_others))
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _lowering(
+    fast: Callable[..., Any],
+    by_library: Callable[..., Any],
+    on_others: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The rule that chooses among three functions when a program is lowered; see `_define`."""
+
+    def lower(ctx: Any, *operands: Any, geometry: Geometry) -> Any:
+        shards = shards_of(ctx)
+        called = may_call_onednn(ctx)
+
+        def on_cpu(*operands: jax.Array) -> Any:
+            if called and library.handles(*operands[:2]):
+                return by_library(*operands, geometry)
+            return fast(*operands, geometry, shards)
+
+        def choose(*operands: jax.Array) -> Any:
+            return cpu_or_stock(on_cpu, lambda *ops: on_others(*ops, geometry), *operands)
+
+        return mlir.lower_fun(choose, multiple_results=len(ctx.avals_out) > 1)(ctx, *operands)
+
+    return lower
+
+
+def _one_by_one(
+    function: Callable[..., jax.Array],
+    a: jax.Array,
+    b: jax.Array,
+    axes: tuple[int | None, int | None],
+) -> jax.Array:
+    """`vmap(function, axes)(a, b)` as a loop: each member gets the fast algorithm."""
+    a_axis, b_axis = axes
+    if b_axis is None:
+        return lax.map(lambda a: function(a, b), jnp.moveaxis(a, a_axis or 0, 0))
+    if a_axis is None:
+        return lax.map(lambda b: function(a, b), jnp.moveaxis(b, b_axis, 0))
+    return lax.map(
+        lambda ab: function(*ab), (jnp.moveaxis(a, a_axis, 0), jnp.moveaxis(b, b_axis, 0))
+    )
+
+
+def may_call_onednn(ctx: Any) -> bool:
+    """Whether the program being lowered may call oneDNN: on one device, and not to be exported.
+
+    XLA cannot divide a call it does not know among devices.
+    """
+    exported = ctx.module_context.lowering_parameters.for_export
+    return onednn.is_usable() and shards_of(ctx) == 1 and not exported
+
+
+def shards_of(ctx: Any) -> int:
+    """Devices over which the batch may be sharded by XLA in the program being lowered."""
+    axes = ctx.module_context.axis_context
+    if hasattr(axes, "num_devices"):
+        return axes.num_devices or 1
+    if hasattr(axes, "mesh"):  # Inside `shard_map`: what is manual is one shard already.
+        sizes = dict(axes.mesh.shape)
+        return math.prod(n for name, n in sizes.items() if name not in axes.manual_axes)
+    return 1
+
+
+convolution = _define(
+    "cnn_convolution",
+    stock.output_shape,
+    algorithms.forward,
+    library.forward,
+    stock.convolution,
+    (True, False),
+)
+input_gradient = _define(
+    "cnn_input_gradient",
+    stock.input_shape,
+    algorithms.input_gradient,
+    library.input_gradient,
+    stock.input_gradient,
+    (True, False),
+)
+kernel_gradient = _define(
+    "cnn_kernel_gradient",
+    stock.kernel_shape,
+    algorithms.kernel_gradient,
+    library.kernel_gradient,
+    stock.kernel_gradient,
+    (True, True),
+)
+
+# Operands: convolution (x, kernel), input_gradient (dy, kernel), kernel_gradient (x, dy).
+ad.defbilinear(
+    convolution,
+    lambda ct, x, kernel, geometry: input_gradient.bind(ct, kernel, geometry=geometry),
+    lambda ct, x, kernel, geometry: kernel_gradient.bind(x, ct, geometry=geometry),
+)
+ad.defbilinear(
+    input_gradient,
+    lambda ct, dy, kernel, geometry: convolution.bind(ct, kernel, geometry=geometry),
+    lambda ct, dy, kernel, geometry: kernel_gradient.bind(ct, dy, geometry=geometry),
+)
+ad.defbilinear(
+    kernel_gradient,
+    lambda ct, x, dy, geometry: input_gradient.bind(dy, ct, geometry=geometry),
+    lambda ct, x, dy, geometry: convolution.bind(x, ct, geometry=geometry),
+)
+
+
+def define_composite(
+    name: str,
+    function: Callable[..., Any],
+    abstract: Callable[..., Any],
+    fast: Callable[..., Any] | None = None,
+    by_library: Callable[..., Any] | None = None,
+    *,
+    several: bool = False,
+) -> Primitive:
+    """A primitive that is a function of other primitives, but may be computed in another way.
+
+    Derivatives and `vmap` are those of the function.
+
+    Args:
+      name: shown in a jaxpr.
+      function: of operands, the first two of which are images and a kernel, and a geometry.
+      abstract: from abstract operands and a geometry to the abstract result, or a list of them.
+      fast: for the CPU; takes also `shards`. If None, nothing but the function is ever computed.
+      by_library: for the CPU where oneDNN can be called.
+      several: whether there is a list of results.
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = several
+
+    def of(geometry: Geometry) -> Callable[..., Any]:
+        return lambda *operands: function(*operands, geometry)
+
+    def abstract_results(*operands: Any, geometry: Geometry) -> Any:
+        return abstract(*operands, geometry)
+
+    def jvp(primals: Any, tangents: Any, *, geometry: Geometry) -> Any:
+        tangents = tuple(map(ad.instantiate_zeros, tangents))
+        return jax.jvp(of(geometry), tuple(primals), tangents)
+
+    def batch(operands: Any, axes: Any, *, geometry: Geometry) -> Any:
+        out = jax.vmap(of(geometry), axes)(*operands)
+        return out, jax.tree.map(lambda _: 0, out)
+
+    @functools.cache
+    def compiled(geometry: Geometry) -> Callable[..., Any]:
+        return jax.jit(lambda *operands: primitive.bind(*operands, geometry=geometry))
+
+    primitive.def_impl(lambda *operands, geometry: compiled(geometry)(*operands))
+    primitive.def_abstract_eval(abstract_results)
+    ad.primitive_jvps[primitive] = jvp
+    batching.primitive_batchers[primitive] = batch
+    if fast and by_library:
+        mlir.register_lowering(primitive, _lowering(fast, by_library, function))
+    else:
+        mlir.register_lowering(
+            primitive,
+            lambda ctx, *operands, geometry: mlir.lower_fun(of(geometry), several)(ctx, *operands),
+        )
+    return primitive

@@ -1,0 +1,1 @@
+"""A dense block of DenseNet as one operation."""

@@ -1,0 +1,240 @@
+"""Batch normalisation in training as one operation with its own gradient.
+
+Left to XLA, the gradient of norm and ReLU reads and writes nine arrays of the input's size: it
+writes the masked gradient, and reads it, and the input, again for each of two sums. Here it reads
+four and writes one, and no array but the input is kept for it. Steps at batch 128: MobileNet 31.1
+and 29.7 ms, ResNet-18 1,146 and 1,136 (2 cores of an EPYC with AVX-512, jax 0.10.2, medians).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from jaxcnn.ops.chunks import Chunk
+from jaxcnn.ops.lowering import cpu_or_stock
+
+# Pixels of a row that are added up at a time, at most.
+_PIXELS = 8
+
+Line = tuple[jax.Array, jax.Array]
+Sums = tuple[jax.Array, jax.Array]
+
+
+class Rectified(NamedTuple):
+    """Norm and ReLU, `max(a x + b, 0)`.
+
+    Attributes:
+      line: `a` and `b`, `[C]` each, float32 or better.
+      mean: of `x`, `[C]`.
+    """
+
+    line: Line
+    mean: jax.Array
+
+    def of(self, x: jax.Array) -> jax.Array:
+        """Of `[..., C]`, in float32 or better."""
+        return jnp.maximum(_on_line(at_least_float32(x), self.line), 0)
+
+
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance over all of `[..., C]` but the channels: float32 or better, `[C]` each.
+
+    No gradient flows through them: `normalised` has their part in its own.
+    """
+    values, axes = at_least_float32(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
+    mean = jnp.mean(values, axes)
+    return mean, jnp.maximum(jnp.mean(jnp.square(values), axes) - jnp.square(mean), 0.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def normalised(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    epsilon: float,
+    is_rectified: bool,
+) -> jax.Array:
+    """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167, alg. 1), and ReLU if asked for.
+
+    Reverse mode only.
+
+    Args:
+      x: `[..., C]`.
+      scale: gamma, `[C]`.
+      bias: beta, `[C]`.
+      mean: that of `moments(x)`; it must be, for the gradient of x takes account of it.
+      var: so too.
+      epsilon: added to the variance.
+      is_rectified: whether ReLU follows.
+
+    Returns:
+      The result in float32 or better, `[..., C]`.
+    """
+    norm = Rectified(line_of(scale, bias, mean, var, epsilon), mean)
+    return norm.of(x) if is_rectified else _on_line(at_least_float32(x), norm.line)
+
+
+def line_of(
+    scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
+) -> Line:
+    """`a` and `b`, with which `normalised` is `a x + b`."""
+    a = scale * lax.rsqrt(var + epsilon)
+    return a, bias - mean * a
+
+
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """ReLU whose gradient looks at the result, on the CPU, not at what it was made of.
+
+    The result is kept for what follows. XLA would make it again for the gradient, from every array
+    that it is the sum of. ResNet-18's step takes 0.99 times as long (batch 128, 2 cores of an EPYC
+    with AVX-512, jax 0.10.2, median of 15 pairs).
+    """
+
+    def once(x: jax.Array) -> jax.Array:
+        return lax.optimization_barrier(jnp.maximum(x, 0))
+
+    y: jax.Array = cpu_or_stock(once, jax.nn.relu, x)
+    return y
+
+
+@relu.defjvp
+def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y = relu(*primals)
+    return y, jnp.where(y > 0, tangents[0], 0)
+
+
+def along(pixels: jax.Array, channels: jax.Array) -> jax.Array:
+    """`[C]` in the rank of pixels, `[..., C]`."""
+    return jnp.expand_dims(channels, range(pixels.ndim - 1))
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Widens what has fewer bits; float64, which tests of exactness use, stays."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _on_line(x: jax.Array, line: Line) -> jax.Array:
+    return x * along(x, line[0]) + along(x, line[1])
+
+
+def _forward(
+    x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, is_rectified: bool
+) -> Any:
+    saved = x, scale, bias, mean, var
+    return normalised(*saved, epsilon, is_rectified), saved
+
+
+def _backward(epsilon: float, is_rectified: bool, saved: Any, dy: jax.Array) -> Any:
+    x, scale, bias, mean, var = saved
+    line = line_of(scale, bias, mean, var, epsilon) if is_rectified else None
+    sums = cpu_or_stock(
+        lambda dy, x, *others: totals(dy, Chunk.of(x), *others), plain_totals, dy, x, mean, line
+    )
+    of_inputs = gradients(dy, x, scale, bias, mean, var, epsilon, line, sums)
+    return (*of_inputs, None, None)
+
+
+def gradients(
+    dy: jax.Array,
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    epsilon: float,
+    line: Line | None,
+    sums: Sums,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Those of `normalised` with respect to x, scale and bias, from the `totals`."""
+    total, by_x = sums
+    count = x.size // x.shape[-1]
+    r = lax.rsqrt(var + epsilon)
+    a = scale * r
+    d_scale = r * by_x
+    values = at_least_float32(x)
+    if line is not None:
+        dy = jnp.where(_on_line(values, line) > 0, dy, 0)
+    factor = a * r * d_scale / count
+    dx = along(x, a) * dy - along(x, a * total / count)
+    dx = dx - along(x, factor) * (values - along(x, mean))
+    return dx.astype(x.dtype), _like(scale, d_scale), _like(bias, total)
+
+
+def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The gradient of what is the same for all shards of a `shard_map`, and may not vary either."""
+    axes = [jax.typeof(array).manual_axis_type.varying for array in (gradient, primal)]
+    return lax.psum(gradient, tuple(sorted(axes[0] - axes[1])))
+
+
+normalised.defvjp(_forward, _backward)
+
+
+def totals(dy: jax.Array, x: Chunk, mean: jax.Array, line: Line | None) -> Sums:
+    """Sums over pixels of `dy` and of `dy (x - mean)`: the gradients of bias and, nearly, scale.
+
+    Both arrays are read once, by one loop that adds up a few pixels at a time; the rest is little.
+    The mask is a factor there: where `dy` is not finite, neither are the sums.
+
+    Args:
+      dy: gradient of the norm's result, or of what ReLU makes of it, `[..., C]`.
+      x: the norm's input, `[..., C]`.
+      mean: of `x`, `[C]`.
+      line: `a` and `b`, `[C]` each; where `a x + b` is not positive nothing is added. None without
+        ReLU.
+    """
+    width = dy.shape[2] if dy.ndim == 4 else 1
+    few = max(n for n in range(1, _PIXELS + 1) if width % n == 0)
+    if few == 1:
+        return plain_totals(dy, x.cut(), mean, line)
+
+    def partial(
+        dy: jax.Array, array: jax.Array, start: jax.Array | None, mean: jax.Array, line: Line | None
+    ) -> jax.Array:
+        chunk = x._replace(array=array, start=start)
+        pixels = [(chunk.every(2, i, few, width // few), dy[:, :, i::few]) for i in range(few)]
+        return _added_up(pixels, mean, line)
+
+    with set_xla_metadata(inlineable="false"):
+        sums = jax.jit(partial)(dy, x.array, x.start, mean, line)
+    total, by_x = jnp.sum(sums, (0, 1, 2))
+    return total, by_x
+
+
+def plain_totals(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> Sums:
+    """The same in plain words."""
+    values, dy, axes = at_least_float32(x), at_least_float32(dy), tuple(range(x.ndim - 1))
+    if line is not None:
+        dy = jnp.where(_on_line(values, line) > 0, dy, 0)
+    return jnp.sum(dy, axes), jnp.sum(dy * (values - along(x, mean)), axes)
+
+
+def _added_up(
+    pixels: list[tuple[jax.Array, jax.Array]], mean: jax.Array, line: Line | None
+) -> jax.Array:
+    """Both sums over pairs of values and gradients, `[n, H, w, C]` each: `[n, H, w, 2, C]`.
+
+    Two sums in one array, as XLA would make a loop for each of two.
+    """
+    *lead, channels = pixels[0][0].shape
+    shape = (*lead, 2, channels)
+
+    def spread(array: jax.Array, *axes: int) -> jax.Array:
+        return lax.broadcast_in_dim(array.astype(mean.dtype), shape, axes)
+
+    ones, factors = spread(jnp.array([1, 0]), 3), spread(jnp.array([0, 1]), 3)
+
+    def term(x: jax.Array, dy: jax.Array) -> jax.Array:
+        x, dy = spread(x, 0, 1, 2, 4), spread(dy, 0, 1, 2, 4)
+        if line is not None:
+            # As a factor. A selection is not made vectors of (32x32, 64 channels: 21 and 4 ms).
+            dy = dy * (x * spread(line[0], 4) + spread(line[1], 4) > 0).astype(dy.dtype)
+        return dy * (ones + factors * (x - spread(mean, 4)))
+
+    return functools.reduce(jnp.add, [term(*pair) for pair in pixels])

@@ -1,0 +1,199 @@
+"""Checkpoints: the training state as named arrays, which a thread writes in the background.
+
+With several processes all write their parts of the arrays, and process 0 the rest. They do so in
+the foreground then: they wait for each other through the devices, which are to do one thing after
+another.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization
+
+from jaxcnn.errors import UserError, outside_reason
+from jaxcnn.run import manifest
+from jaxcnn.runtime import distributed as processes
+
+_TEMPORARY = ".tmp-"
+
+
+class Checkpoints:
+    """The checkpoints in one folder, one per step.
+
+    A checkpoint is a nested dict of named arrays (`flax.serialization.to_state_dict`), no pickled
+    class. Orbax writes it into a temporary folder, which gets a manifest and, when all is on disk,
+    the step as its name: a folder with a step's name was whole once. Orbax's own manager renames
+    before a manifest could be added. To open a folder changes nothing in it.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, fingerprint: str | None = None) -> None:
+        """Opens `folder`, which need not exist.
+
+        Args:
+            folder: The folder of the checkpoints.
+            keep: So many of the newest are kept when there is a new one.
+            fingerprint: Of the configuration that the checkpoints belong to; None: any.
+        """
+        self._folder, self._keep, self._fingerprint = folder.resolve(), keep, fingerprint
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._writer: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, rising."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def damaged(self) -> list[Path]:
+        """Returns the checkpoints that were set aside."""
+        return sorted(self._folder.glob("damaged/*"))
+
+    def restore(self, step: int, template: Any) -> Any:
+        """Returns the state saved at `step`, with the structure and shardings of `template`.
+
+        The devices and processes need not be those that wrote it.
+
+        Raises:
+            Damaged: If the checkpoint is not what its manifest says.
+            UserError: If it is of another format or another configuration.
+        """
+        self.verify(step)
+        return self.restore_verified(step, template)
+
+    def verify(self, step: int) -> None:
+        """Raises Damaged or UserError as `restore` does."""
+        manifest.verify(self._folder / str(step), self._fingerprint)
+
+    def restore_verified(self, step: int, template: Any) -> Any:
+        """Returns what `restore` does, without another look at all files."""
+        folder = self._folder / str(step)
+        arrays = jax.tree.map(
+            ocp.utils.to_shape_dtype_struct, serialization.to_state_dict(template)
+        )
+        restored = self._orbax.restore(folder / "default", args=ocp.args.StandardRestore(arrays))
+        return serialization.from_state_dict(template, restored)
+
+    def arrays(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the arrays saved at `step` by their paths, such as "params/conv/kernel".
+
+        Raises:
+            Damaged, UserError: As `restore`.
+        """
+        folder = self._folder / str(step)
+        manifest.verify(folder, self._fingerprint)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        tree = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            self._orbax.metadata(folder / "default").item_metadata.tree,
+        )
+        restored = self._orbax.restore(folder / "default", args=ocp.args.StandardRestore(tree))
+        return {
+            "/".join(str(key.key) for key in path): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
+        }
+
+    def newest_whole(self, warn: Callable[[str], None]) -> int | None:
+        """Returns the step of the newest whole checkpoint, or None where there is none.
+
+        A damaged one is named to `warn` and set aside, in the folder "damaged".
+        """
+        for step in reversed(self.steps()):
+            try:
+                self.verify(step)
+                return step
+            except manifest.Damaged as error:
+                aside = self._set_aside(step)
+                warn(
+                    f"warning: the checkpoint of step {step} is damaged ({error}): kept as {aside}"
+                )
+        return None
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts writing `state`, unless there is one of `step`; waits for an earlier write.
+
+        Raises:
+            UserError: If the earlier write failed.
+        """
+        self.wait()
+        if processes.from_first(lambda: step in self.steps()):
+            return
+        # The step donates its buffers to the next one, so the writer gets a copy of its own.
+        arrays = jax.tree.map(jnp.copy, serialization.to_state_dict(state))
+        if processes.several():
+            self._write(step, arrays)
+            self.wait()
+            return
+        self._writer = threading.Thread(target=self._write, args=(step, arrays), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+            UserError: If a write failed for a reason outside the program, such as a full disk.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            reason = outside_reason(error)
+            if reason is None:
+                raise error
+            newest = self.latest_step()
+            last = (
+                "there is none yet" if newest is None else f"the last whole one is of step {newest}"
+            )
+            raise UserError(
+                f"cannot write a checkpoint to {self._folder} ({reason}); {last}: mend this, then "
+                "the same command continues"
+            ) from error
+
+    def _write(self, step: int, arrays: Any) -> None:
+        """Writes one checkpoint and drops the oldest; the writer thread's whole life."""
+        temporary = self._folder / f"{_TEMPORARY}{step}"
+        try:
+            processes.from_first(lambda: self._begin(temporary))
+            self._orbax.save(temporary / "default", args=ocp.args.StandardSave(arrays))
+            processes.from_first(lambda: self._finish(temporary, step))
+        except BaseException as error:
+            self._error = error
+            if processes.is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _begin(self, temporary: Path) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for left in self._folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(left)
+        temporary.mkdir()
+
+    def _finish(self, temporary: Path, step: int) -> None:
+        manifest.write(temporary, self._fingerprint or "")
+        os.rename(temporary, self._folder / str(step))
+        manifest.sync_folder(self._folder)
+        for old in self.steps()[: -self._keep]:
+            # Renamed first: a kill in the middle leaves nothing that looks like a checkpoint.
+            gone = self._folder / f"{_TEMPORARY}old-{old}"
+            os.rename(self._folder / str(old), gone)
+            shutil.rmtree(gone)
+
+    def _set_aside(self, step: int) -> Path:
+        folder = self._folder / "damaged"
+        folder.mkdir(exist_ok=True)
+        count = sum(path.name.split("-")[0] == str(step) for path in folder.iterdir())
+        aside = folder / (f"{step}-{count + 1}" if count else str(step))
+        os.rename(self._folder / str(step), aside)
+        return aside

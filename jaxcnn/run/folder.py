@@ -1,0 +1,173 @@
+"""The run folder: what a run writes about itself, and whose folder it is."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.config import compat as identity
+from jaxcnn.errors import UserError
+from jaxcnn.run import lock
+
+_TEMPORARY = ".tmp"
+
+
+class RunDir:
+    """A run folder that belongs to one configuration.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Names the folder; `claimed` makes it."""
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Checks that the folder is free for `config` or belongs to it; writes nothing.
+
+        Raises:
+            UserError: If the folder holds something else or another configuration, naming the
+                differing keys and what may differ.
+        """
+        existing = self.read_json("config.json")
+        if existing is None:
+            if self.path.exists() and (not self.path.is_dir() or any(self._foreign())):
+                raise UserError(
+                    f"{self.path} exists and is not a run folder (it has no config.json): "
+                    "choose a new folder with --workdir"
+                )
+            return
+        refused = identity.refusals(existing, config)
+        if refused:
+            raise UserError(
+                f"{self.path} belongs to another configuration ({', '.join(refused)}): choose a "
+                f"new folder with --workdir, or set these back; {identity.MAY_CHANGE}"
+            )
+
+    @contextlib.contextmanager
+    def claimed(self, config: dict[str, Any]) -> Iterator[None]:
+        """While entered, the folder is this process's alone, and config.json is `config`.
+
+        Raises:
+            UserError: As `check`, if another process has the folder, or if it is not writable.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock.exclusive(self.path))
+                self.check(config)  # another process may have come first
+                for litter in self._litter():
+                    litter.unlink()
+                if self.read_json("config.json") != config:
+                    self.write_json("config.json", config)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write to the run folder {self.path} ({error.strerror}): "
+                    "choose one that is writable with --workdir"
+                ) from error
+            yield
+
+    def _litter(self) -> Iterator[Path]:
+        """Yields what a kill left of files that were being replaced."""
+        return self.path.glob(f".*.json*{_TEMPORARY}")
+
+    def _foreign(self) -> Iterator[Path]:
+        """Yields what this program cannot have left in a folder without config.json."""
+        ours = {self.path / lock.NAME, *self._litter()}
+        return (path for path in self.path.iterdir() if path not in ours)
+
+    def read_json(self, name: str) -> Any:
+        """Returns the content of a JSON file of the folder, or None where there is none."""
+        try:
+            text = (self.path / name).read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UserError(
+                f"{self.path / name} is not valid JSON ({error}): restore it, or choose a new "
+                "folder with --workdir"
+            ) from error
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes a JSON file of the folder, whole or not at all."""
+        with _writing(self.path / name):
+            write_atomically(
+                self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n"
+            )
+
+    def add_start(self, environment: dict[str, Any]) -> None:
+        """Adds one start of the program to environment.json, the newest last."""
+        starts = (self.read_json("environment.json") or {"starts": []})["starts"]
+        self.write_json("environment.json", {"starts": [*starts, environment]})
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Returns the records of metrics.jsonl; a last line without its newline is not one."""
+        try:
+            text = (self.path / "metrics.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        try:
+            return [json.loads(line) for line in text.split("\n")[:-1]]
+        except ValueError as error:
+            raise UserError(
+                f"{self.path / 'metrics.jsonl'} has a line that is not JSON ({error}): restore "
+                "it, or choose a new folder with --workdir"
+            ) from error
+
+    def cut_metrics(self, step: int) -> list[dict[str, Any]]:
+        """Drops the records after `step`, which a resumed run writes again; returns the others."""
+        path = self.path / "metrics.jsonl"
+        records = [record for record in self.read_metrics() if record["step"] <= step]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if path.exists() and path.read_text() != text:
+            with _writing(path):
+                write_atomically(path, text)
+        return records
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Adds one record to metrics.jsonl and has it on disk before returning."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        path = self.path / "metrics.jsonl"
+        with _writing(path), open(path, "a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says it in one line when the system refuses to write `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}): mend this, then the same command continues"
+        ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file at `path`: a reader, or a crash, sees the old content or the new."""
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent
+    )
+    try:
+        with open(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide results from colleagues
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

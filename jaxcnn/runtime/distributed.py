@@ -1,0 +1,224 @@
+"""The processes of a run: how they find each other, agree, and end together.
+
+JAX's own coordination service and collectives do the work. Process 0 speaks for all: it alone
+prints, and writes everything but the arrays of a checkpoint.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxcnn.errors import LostProcess, UserError
+from jaxcnn.runtime import sharding as parallel
+
+# A process that has been silent for so long is taken for dead, and ends the others. JAX's default
+# is 100 s; a minute is what a user is told at most.
+HEARTBEAT_SECONDS = 45
+# A process that starts late, or never, is waited for this long.
+START_SECONDS = 300
+PARTING_SECONDS = 3
+
+T = TypeVar("T")
+
+
+def launched_by(environment: Mapping[str, str]) -> str | None:
+    """Returns which launcher started this as one of several processes, or None.
+
+    These are the environments in which `jax.distributed.initialize()` needs no arguments. That a
+    job of one task is left alone is the difference to JAX's own detection.
+    """
+    if "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return "Slurm"
+    if int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        return "Open MPI"
+    if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+        return "Cloud TPU"
+    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        return "Kubernetes"
+    return None
+
+
+def initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the other processes of the run, if there are any; comes before JAX is used.
+
+    Args:
+        coordinator: HOST:PORT of process 0, which listens there and nowhere else; an address of
+            this machine or of a private network, since the service asks for no password.
+        num_processes: Number of processes.
+        process_id: From 0 on. Without all three, what the launcher says is used.
+
+    Raises:
+        UserError: For flags that do not go together, or if the others cannot be reached.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == 3 and (launcher := launched_by(os.environ)) is None:
+        return
+    settings: dict[str, Any] = {
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "initialization_timeout": START_SECONDS,
+    }
+    if len(missing) < 3:
+        if missing:
+            raise UserError(
+                f"{' and '.join(missing)} missing: --coordinator, --num_processes and "
+                "--process_id go together"
+            )
+        assert coordinator is not None and num_processes is not None and process_id is not None
+        if not coordinator.rpartition(":")[2].isdecimal() or coordinator.startswith(":"):
+            raise UserError(
+                f"--coordinator={coordinator} is not allowed: HOST:PORT of process 0, such as "
+                "127.0.0.1:12345"
+            )
+        if not 0 <= process_id < num_processes:
+            raise UserError(
+                f"--process_id={process_id} is not allowed: from 0 to {num_processes - 1}, one "
+                f"for each of --num_processes={num_processes}"
+            )
+        # Without this JAX listens on all interfaces.
+        settings |= {**given, "coordinator_bind_address": coordinator}
+        settings["coordinator_address"] = settings.pop("coordinator")
+        launcher = f"--coordinator={coordinator}"
+    try:
+        jax.distributed.initialize(**settings)
+    except Exception as error:  # the runtime's errors have no common class
+        raise UserError(
+            f"this process cannot join the others ({launcher}): {' '.join(str(error).split())}; "
+            "check that process 0 runs and that its address can be reached"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which speaks for all."""
+    return jax.process_index() == 0
+
+
+def joined() -> bool:
+    """Whether this process has joined others."""
+    return jax.distributed.is_initialized() and several()
+
+
+def several() -> bool:
+    """Whether the run has more than one process."""
+    return jax.process_count() > 1
+
+
+def from_first(value: Callable[[], int | None]) -> int:
+    """Returns the number `value()` of process 0, None as 0; the others wait and do not call it.
+
+    Raises:
+        Exception: In process 0, what `value` raises.
+        LostProcess: In the others, if it raised.
+    """
+    if not several():
+        return value() or 0
+    error, number = None, 0
+    if is_first():
+        try:
+            number = value() or 0
+        except BaseException as raised:
+            error = raised
+    number, failed = multihost_utils.broadcast_one_to_all(
+        np.array([number, error is not None], np.int32)
+    )
+    if error is not None:
+        raise error
+    if failed:
+        raise LostProcess("process 0 has ended the run: its own message says why")
+    return int(number)
+
+
+def first_then_others(action: Callable[[], T]) -> T:
+    """Returns `action()`, which process 0 has finished before the others begin."""
+    results: list[T] = []
+    from_first(lambda: results.append(action()))
+    return results[0] if results else action()
+
+
+class Agreement:
+    """Has all processes see the same wishes at the same step.
+
+    Each call hands in this process's wish, a number, and returns the largest that any process
+    handed in at the call before: the devices exchange the new ones meanwhile, behind the step that
+    is under way. With one process the wish itself is returned at once.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        """Compiles the exchange over the devices of `mesh`."""
+        self._alone = not several()
+        self._split, whole = parallel.split(mesh), parallel.replicated(mesh)
+        self._size = mesh.size
+        self._before: jax.Array | None = None
+        # The second argument orders the exchange after what computes it: on CPUs two programs
+        # that exchange data must not run at the same time.
+        self._exchange = jax.jit(
+            lambda wishes, after: (wishes.max(), after),
+            in_shardings=(self._split, whole),
+            out_shardings=whole,
+        )
+
+    def __call__(self, wish: int, after: jax.Array, now: bool = False) -> int:
+        """Returns the largest wish of the call before.
+
+        Args:
+            wish: From 0 on.
+            after: A replicated number that the last program gives.
+            now: Wait for the exchange, and return the largest wish of this call.
+        """
+        if self._alone:
+            return wish
+        wishes = parallel.place(np.full(self._size, wish, np.int32), self._split)
+        before, (self._before, _) = self._before, self._exchange(wishes, after)
+        if now:
+            return self.settle()
+        return 0 if before is None else int(before)
+
+    def settle(self) -> int:
+        """Waits for the exchange that is under way and forgets it; returns its largest wish."""
+        before, self._before = self._before, None
+        return 0 if before is None else int(before)
+
+
+@contextlib.contextmanager
+def losses_told() -> Iterator[None]:
+    """Turns what the runtime raises when another process is gone into LostProcess."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Gloo, which exchanges between CPUs, raises ValueError (jax 0.10.2).
+        is_ours = not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error)
+        if is_ours or not several():
+            raise
+        raise LostProcess(f"another process of the run has ended ({_first_line(error)})") from error
+
+
+def leave(message: str) -> NoReturn:
+    """Prints a message and ends this process with exit code 1, not waiting for the others.
+
+    JAX waits at the end of a program for all processes; one that failed would wait for those that
+    wait for its next step. They notice that it is gone.
+    """
+    if not joined():
+        sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_first():
+        # Process 0 holds the coordination service, whose end the others would report at length;
+        # those that fail for the same reason have said so by then.
+        time.sleep(PARTING_SECONDS)
+    os._exit(1)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200]

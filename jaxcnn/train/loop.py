@@ -1,0 +1,206 @@
+"""The training loop: restores, trains epoch by epoch, evaluates, saves, and stops when asked."""
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import config_dict
+
+from jaxcnn.config import compat as identity
+from jaxcnn.data import Dataset, batches
+from jaxcnn.errors import UserError
+from jaxcnn.run.checkpoint import Checkpoints
+from jaxcnn.run.folder import RunDir
+from jaxcnn.run.observers import Silence
+from jaxcnn.runtime import distributed as processes
+from jaxcnn.runtime import environment, memory
+from jaxcnn.runtime.signals import Interrupted, Interrupts
+from jaxcnn.train import metrics
+from jaxcnn.train import step as steps
+from jaxcnn.train.build import build
+
+
+class Training:
+    """One process's share of a run: restores, trains epoch by epoch, saves."""
+
+    def __init__(
+        self,
+        config: config_dict.ConfigDict,
+        resolved: dict[str, Any],
+        model: nn.Module,
+        dataset: Dataset,
+        mesh: Mesh,
+        run: RunDir,
+        report: Silence,
+        interrupts: Interrupts,
+    ) -> None:
+        """Compiles, then restores what was saved last."""
+        self.config, self.run, self.report, self.interrupts = config, run, report, interrupts
+        self.examples = len(dataset.train.labels)
+        report.say("compiling")
+        built = build(config, resolved, model, dataset, mesh)
+        self.programs, self.optimizer = built.programs, built.optimizer
+        self.steps_per_epoch, self.max_nonfinite = built.steps_per_epoch, built.max_nonfinite
+        self.memory_remedy = built.remedy
+        self.checkpoints = Checkpoints(
+            run.checkpoints,
+            keep=config.train.keep_checkpoints,
+            fingerprint=identity.fingerprint(resolved),
+        )
+        self.agreement = processes.Agreement(mesh)
+        self.step, self.state = self.restore()
+        environment.give_back_memory()
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> tuple[int, steps.TrainState]:
+        """Returns (step, state) to go on from: the newest whole checkpoint, or the start."""
+        newest = processes.from_first(self.newest_step)
+        if newest < 0:
+            return 0, self.programs.init()
+        state = self.checkpoints.restore_verified(newest, self.programs.template)
+        self.report.say(f"continuing after step {newest}")
+        return newest, state
+
+    def newest_step(self) -> int:
+        """Returns the step of the newest whole checkpoint, or -1 where nothing was trained."""
+        newest = self.checkpoints.newest_whole(self.report.say)
+        if newest is not None:
+            return newest
+        # A line of metrics is written only when a checkpoint of its step is on disk.
+        if self.run.read_metrics() or self.checkpoints.damaged():
+            raise UserError(
+                f"{self.run.path} was trained, but no whole checkpoint is left in "
+                f"{self.run.checkpoints}: put one back, or start anew with another --workdir"
+            )
+        return -1
+
+    def run_to_end(self) -> list[dict[str, Any]]:
+        """Trains the epochs that are missing and returns the records of all, in process 0."""
+        records: list[dict[str, Any]] = []
+        epochs = self.config.train.epochs
+
+        def read() -> int:
+            records.extend(self.run.cut_metrics(self.step))
+            return len(records)
+
+        done = processes.from_first(read)
+        self.report.start(epochs=epochs, steps_per_epoch=self.steps_per_epoch, step=self.step)
+        try:
+            self.heed(self.state.step)
+            for epoch in range(done, epochs):
+                with memory.exhaustion_explained(self.memory_remedy):
+                    record = self.epoch(epoch)
+                processes.from_first(partial(self.run.append_metrics, record))
+                records.append(record)
+                self.report.epoch(record, epochs)
+                self.heed(self.state.step)
+        finally:
+            self.report.stop()
+            self.checkpoints.wait()
+        return records
+
+    def epoch(self, epoch: int) -> dict[str, Any]:
+        """Trains what is left of an epoch, counted from 0, evaluates, and returns the record.
+
+        The state is saved before it is evaluated, and is on disk when the record is returned.
+        """
+        began = time.monotonic()
+        offset = self.step - epoch * self.steps_per_epoch
+        if offset == 0:
+            self.state = self.programs.begin_epoch(self.state)
+        order = batches.epoch_order(
+            self.config.seed, epoch, self.examples, self.config.train.batch_size
+        )
+        images = 0
+        log_steps = self.config.train.log_steps
+        for call in self.programs.calls(order[offset:]):
+            self.state = self.programs.train(self.state, call)
+            self.step += call.steps
+            images += call.steps * self.config.train.batch_size
+            if self.step // log_steps > (self.step - call.steps) // log_steps:
+                self.look(images / (time.monotonic() - began))
+            self.heed(self.state.step)
+        loss, accuracy = self.look(None)
+        trained = time.monotonic() - began
+        self.save()
+        eval_loss, eval_accuracy = metrics.means(
+            self.programs.evaluate(self.state, partial(self.heed, now=True))
+        )
+        self.checkpoints.wait()
+        if not math.isfinite(eval_loss):
+            raise UserError(
+                f"the evaluation loss after step {self.step} is {eval_loss}; the state is saved: "
+                f"{self.remedy()}"
+            )
+        return {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "learning_rate": float(self.optimizer.learning_rate(self.step - 1)),
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "eval_loss": eval_loss,
+            "eval_accuracy": eval_accuracy,
+            "skipped_steps": int(self.state.nonfinite["skipped"]),
+            "seconds": round(time.monotonic() - began, 3),
+            "images_per_second": round(images / trained, 1) if images else None,
+        }
+
+    def look(self, rate: float | None) -> tuple[float, float]:
+        """Waits for the device and returns the epoch's (mean loss, accuracy) so far."""
+        self.stop_if_not_finite()
+        loss, accuracy = metrics.means(self.state.sums)
+        if rate is not None and math.isfinite(loss):  # else all steps so far were skipped
+            self.report.step(self.step, loss, accuracy, rate)
+        return loss, accuracy
+
+    def save(self) -> None:
+        """Starts writing a checkpoint of this step, unless there is one."""
+        self.agreement.settle()
+        self.stop_if_not_finite()
+        self.checkpoints.save(self.step, self.state)
+        self.saved_at = time.monotonic()
+
+    def stop_if_not_finite(self) -> None:
+        """Saves the state before a step that must not be taken, and raises UserError."""
+        before = steps.stopped(self.state, self.max_nonfinite)
+        if before is None:
+            return
+        step = int(before.step)
+        self.checkpoints.save(step, before)
+        self.checkpoints.wait()
+        row = f", the last of {self.max_nonfinite} in a row," if self.max_nonfinite > 1 else ""
+        raise UserError(
+            f"the loss or a gradient of step {step + 1}{row} is not finite; the state after step "
+            f"{step} is saved: {self.remedy()}"
+        )
+
+    def remedy(self) -> str:
+        """Returns what helps a training that diverges."""
+        skip = "" if self.max_nonfinite > 1 else ", or continue with train.on_nonfinite=skip"
+        return (
+            f"lower optim.peak_lr (now {self.config.optim.peak_lr}) or set optim.clip_norm, and "
+            f"use a new --workdir{skip}"
+        )
+
+    def heed(self, after: jax.Array, now: bool = False) -> None:
+        """Saves where it is time; saves and raises Interrupted if a signal has arrived.
+
+        All processes do so at the same step: a signal counts wherever it arrives, and the clock is
+        that of process 0.
+
+        Args:
+            after: As for `processes.Agreement`.
+            now: So too.
+        """
+        seconds = 60 * self.config.train.checkpoint_minutes
+        is_due = processes.is_first() and time.monotonic() - self.saved_at > seconds
+        wish = self.agreement(self.interrupts.received or int(is_due), after, now)
+        if wish:
+            self.save()
+        if wish > 1:  # the number of a signal
+            self.checkpoints.wait()
+            raise Interrupted(wish, self.step)
