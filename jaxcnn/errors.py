@@ -44,7 +44,7 @@ def run(program: Callable[[], int | None]) -> NoReturn:
         sys.exit(128 + signal.SIGINT)
 
 
-class LostProcess(Exception):
+class PeerLostError(Exception):
     """The run cannot go on because another of its processes has ended; the message says so."""
 
 

@@ -19,18 +19,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxcnn import data
-from jaxcnn.config import schema as configuration
-from jaxcnn.config import settings as resolve
-from jaxcnn.errors import LostProcess, UserError
-from jaxcnn.run import observers as progress
-from jaxcnn.runtime import distributed as processes
-from jaxcnn.runtime import environment
+from jaxcnn.config import schema, settings
+from jaxcnn.errors import PeerLostError, UserError
+from jaxcnn.run import observers
+from jaxcnn.runtime import distributed, environment
 from jaxcnn.runtime.signals import Interrupted
-from jaxcnn.train import fit as loop
+from jaxcnn.train import fit
 
-_FIELDS = "\n".join(
-    f"  --config.{key}: {configuration.describe(key)}" for key, _ in configuration.walk()
-)
+_FIELDS = "\n".join(f"  --config.{key}: {schema.describe(key)}" for key, _ in schema.walk())
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
@@ -60,21 +56,21 @@ def main(argv: Sequence[str]) -> None:
     # Orbax tells of every step of every save, and of errors with a traceback before it raises them.
     logging.set_verbosity(logging.FATAL)
     config = _CONFIG.value
-    configuration.validate(config)
-    resolve.check_network(config)  # before data is looked for, which may be a long download
+    schema.validate(config)
+    settings.check_network(config)  # before data is looked for, which may be a long download
     workdir = Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
-    environment.keep_freed_memory()
+    environment.configure_malloc()
     if config.train.deterministic:
         environment.use_deterministic_operations()
     environment.use_compilation_cache()
-    processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    report = progress.create() if processes.is_first() else progress.Silence()
-    dataset = processes.first_then_others(lambda: data.load(**config.dataset))
+    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    report = observers.create_reporter() if distributed.is_process_0() else observers.Observer()
+    dataset = distributed.process_0_first(lambda: data.load(**config.dataset))
     if _DRY_RUN.value:
-        loop.dry_run(config, dataset, workdir, report)
+        fit.dry_run(config, dataset, workdir, report)
         return
-    summary = loop.fit(config, dataset, workdir, report)
-    if processes.is_first():
+    summary = fit.fit(config, dataset, workdir, report)
+    if distributed.is_process_0():
         report.say(
             f"{summary['model']} after {summary['epoch']} epochs: evaluation accuracy "
             f"{summary['eval_accuracy']:.4f}, loss {summary['eval_loss']:.4f}\n"
@@ -114,7 +110,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _explain(argv: Sequence[str], file: str, error: Exception) -> str:
     """Returns what is wrong with the flags, or with the configuration file, in one line."""
-    keys = [key for key, _ in configuration.walk()]
+    keys = [key for key, _ in schema.walk()]
     for argument in argv[1:]:
         found = re.match(r"--?config\.([\w.]+)(?:=(.*))?$", argument)
         if found and found[1] not in keys:
@@ -122,9 +118,7 @@ def _explain(argv: Sequence[str], file: str, error: Exception) -> str:
             hint = f"did you mean {close[0]}?" if close else "see --help for all keys"
             return f"--config.{found[1]} is not a key of the configuration: {hint}"
         if found and f"--config.{found[1]}={found[2]}" in str(error):
-            return (
-                f"--config.{found[1]}={found[2]} is not allowed: {configuration.describe(found[1])}"
-            )
+            return f"--config.{found[1]}={found[2]} is not allowed: {schema.describe(found[1])}"
     if isinstance(error, flags.UnrecognizedFlagError) or not file:
         return _one_line(error)
     # The libraries in between raise errors of their own about the first one; the innermost with a
@@ -163,12 +157,12 @@ def cli() -> None:
     """Runs the program; what a user can cause ends in one line on standard error."""
     sys.unraisablehook = _print_unraisable
     try:
-        with processes.losses_told():
+        with distributed.translate_peer_failures():
             app.run(main, flags_parser=parse_flags)
     except UserError as error:
-        processes.leave(f"error: {error}")
-    except LostProcess as error:
-        processes.leave(f"error: {error}; the same launch continues")
+        distributed.exit_without_peers(f"error: {error}")
+    except PeerLostError as error:
+        distributed.exit_without_peers(f"error: {error}; the same launch continues")
     except OSError as error:
         sys.exit(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
     except Interrupted as stop:

@@ -27,11 +27,8 @@ from jax import lax
 
 from jaxcnn import ops
 from jaxcnn.ops.chunks import chunk_size, sum_chunks
-from jaxcnn.ops.conv import im2col as patches
-from jaxcnn.ops.conv import kernel_grad_as_conv as exchanged
-from jaxcnn.ops.conv import onednn as library
-from jaxcnn.ops.conv import xla as algorithms
-from jaxcnn.ops.spec import Geometry
+from jaxcnn.ops.conv import im2col, kernel_grad_as_conv, onednn, xla
+from jaxcnn.ops.spec import ConvSpec
 from jaxcnn.runtime import environment
 
 # Size, input and output channels: ResNet-18's four stages, ResNet-20's three, and a dense layer's.
@@ -48,7 +45,7 @@ def ours(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, options: dict[str, Any]
 ) -> dict[str, Timed]:
     """Each algorithm, compiled with these options, on these arrays."""
-    geometry = Geometry(
+    spec = ConvSpec(
         input_size=(x.shape[1], x.shape[2]),
         kernel_size=(3, 3),
         strides=(1, 1),
@@ -63,44 +60,48 @@ def ours(
 
     def patch_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
         return sum_chunks(
-            lambda x, dy: patches.kernel_gradient(x, dy, (3, 3), (1, 1), PADDING),
+            lambda x, dy: im2col.conv_kernel_grad(x, dy, (3, 3), (1, 1), PADDING),
             (x, dy),
             chunk_size(x.shape[0], 9 * x[0].nbytes),
         )
 
     def with_winograd(function: Callable[..., jax.Array], least: int) -> Callable[..., jax.Array]:
         def run(a: jax.Array, b: jax.Array) -> jax.Array:
-            kept = algorithms.WINOGRAD_CHANNELS, algorithms.WINOGRAD_GRADIENT_CHANNELS
-            algorithms.WINOGRAD_CHANNELS = algorithms.WINOGRAD_GRADIENT_CHANNELS = least
+            kept = xla.WINOGRAD_CHANNELS, xla.WINOGRAD_GRADIENT_CHANNELS
+            xla.WINOGRAD_CHANNELS = xla.WINOGRAD_GRADIENT_CHANNELS = least
             try:
-                return function(a, b, geometry)
+                return function(a, b, spec)
             finally:
-                algorithms.WINOGRAD_CHANNELS, algorithms.WINOGRAD_GRADIENT_CHANNELS = kept
+                xla.WINOGRAD_CHANNELS, xla.WINOGRAD_GRADIENT_CHANNELS = kept
 
         return run
 
     functions: dict[str, tuple[Callable[..., jax.Array], jax.Array, jax.Array]] = {
         "forward: stock": (stock, x, kernel),
-        "forward: Winograd": (with_winograd(algorithms.forward, 1), x, kernel),
+        "forward: Winograd": (with_winograd(xla.forward, 1), x, kernel),
         "images: stock": (lambda dy, k: jax.vjp(lambda x: stock(x, k), x)[1](dy)[0], dy, kernel),
         "images: ours": (
-            lambda dy, k: algorithms.input_gradient(dy, k, geometry),
+            lambda dy, k: xla.conv_input_grad(dy, k, spec),
             dy,
             kernel,
         ),
         "kernel: stock": (lambda x, dy: jax.vjp(lambda k: stock(x, k), kernel)[1](dy)[0], x, dy),
         "kernel: patches": (patch_gradient, x, dy),
-        "kernel: Winograd": (with_winograd(algorithms.kernel_gradient, 1), x, dy),
-        "kernel: exchanged": (lambda x, dy: exchanged.kernel_gradient(x, dy, PADDING), x, dy),
+        "kernel: Winograd": (with_winograd(xla.conv_kernel_grad, 1), x, dy),
+        "kernel: exchanged": (
+            lambda x, dy: kernel_grad_as_conv.conv_kernel_grad(x, dy, PADDING),
+            x,
+            dy,
+        ),
     }
     if ops.has_onednn():
         by_library = {
-            "forward": (library.forward, x, kernel),
-            "images": (library.input_gradient, dy, kernel),
-            "kernel": (library.kernel_gradient, x, dy),
+            "forward": (onednn.forward, x, kernel),
+            "images": (onednn.conv_input_grad, dy, kernel),
+            "kernel": (onednn.conv_kernel_grad, x, dy),
         }
         for name, (function, a, b) in by_library.items():
-            functions[f"{name}: oneDNN"] = (functools.partial(function, geometry=geometry), a, b)
+            functions[f"{name}: oneDNN"] = (functools.partial(function, spec=spec), a, b)
 
     def compiled(function: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> Timed:
         program = jax.jit(function).lower(a, b).compile(options)
@@ -197,7 +198,7 @@ def main() -> int:
     if args.table:
         print(table(json.loads(Path(args.table).read_text())))
         return 0
-    environment.keep_freed_memory()
+    environment.configure_malloc()
     options: dict[str, Any] = {} if args.default_options else dict(ops.CPU_COMPILER_OPTIONS)
     report: dict[str, Any] = {
         "machine": environment.machine(),

@@ -2,7 +2,7 @@
 
 It is told what to do through its standard input, one JSON line at a time, so that contenders can
 take turns: `{"steps": n}` is answered with the seconds of each step. The step is the whole one:
-gather the batch, crop, flip, normalise, forward, backward, SGD with Nesterov momentum.
+gather the batch, crop, flip, normalize, forward, backward, SGD with Nesterov momentum.
 """
 
 import ctypes
@@ -52,12 +52,11 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     from jaxcnn import models, ops
     from jaxcnn.data import augment
     from jaxcnn.models import layers
-    from jaxcnn.runtime import compilation as compiling
-    from jaxcnn.runtime import environment
+    from jaxcnn.runtime import compilation, environment
     from jaxcnn.train import optim
     from jaxcnn.train import step as steps
 
-    options = compiling.compiler_options()
+    options = compilation.compiler_options()
     if spec["contender"] == "flax":
         ops.conv_general_dilated = cast(Any, lax.conv_general_dilated)
         ops.max_pool, ops.avg_pool = nn.max_pool, nn.avg_pool
@@ -72,7 +71,7 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
         lambda key: steps.create_train_state(
             key, model=model, optimizer=optimizer, image_shape=(32, 32, 3)
         ),
-        compiler_options=compiling.init_compiler_options(),
+        compiler_options=compilation.init_compiler_options(),
     )(jax.random.key(0))
     jax.block_until_ready(state)
     init = time.perf_counter()
@@ -87,8 +86,8 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
             labels[indices],
             model=model,
             optimizer=optimizer,
-            augment=augment.create(crop_padding=4, flip=True),
-            moments=augment.Moments(MEAN, STD),
+            augment=augment.create_augment(crop_padding=4, flip=True),
+            pixel_stats=augment.PixelStats(MEAN, STD),
         )
 
     lowered = jax.jit(train_step, donate_argnums=0).lower(
@@ -106,7 +105,7 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     first = time.perf_counter() - begin
     del lowered
     if spec["contender"] == "jaxcnn":
-        environment.give_back_memory()  # As jaxcnn's own program does.
+        environment.release_compile_memory()  # As jaxcnn's own program does.
     forget_peak()
     device = jax.devices()[0]
     facts = {
@@ -226,7 +225,7 @@ def main() -> None:
     if spec["contender"] == "jaxcnn" or spec["keep_memory"]:
         from jaxcnn.runtime import environment
 
-        environment.keep_freed_memory()  # As jaxcnn's own program does.
+        environment.configure_malloc()  # As jaxcnn's own program does.
     build = build_torch if spec["contender"].startswith("torch") else build_jax
     step, facts = build(spec)
     finish = facts.pop("finish")

@@ -32,9 +32,9 @@ def child(options: argparse.Namespace) -> None:
     import jax
 
     if options.coordinator:
-        from jaxcnn.runtime import distributed as processes
+        from jaxcnn.runtime import distributed
 
-        processes.initialize(options.coordinator, options.num_processes, options.process_id)
+        distributed.initialize(options.coordinator, options.num_processes, options.process_id)
     if options.stock:
         from jaxcnn import ops
 
@@ -71,15 +71,15 @@ def train(family: str, devices: Any, count: int) -> dict[str, Any]:
     import numpy as np
 
     from jaxcnn.data import batches
-    from jaxcnn.runtime import sharding as parallel
+    from jaxcnn.runtime import sharding
 
-    mesh = parallel.data_mesh(devices)
-    order = batches.epoch_order(0, 0, EXAMPLES, BATCH)
+    mesh = sharding.data_mesh(devices)
+    order = batches.shuffled_batches(0, 0, EXAMPLES, BATCH)
     order = np.resize(order, (count, BATCH))
     # The first two values of an image are its number.
     arrived = jax.jit(
         lambda images: jnp.dot(images[:, 0, 0, :2].astype(int), jnp.array([1, 256])),
-        out_shardings=parallel.replicated(mesh),
+        out_shardings=sharding.replicated(mesh),
     )
     losses, rows = [], []
     with double_precision():
@@ -114,8 +114,8 @@ def create(model: Any, mesh: Any) -> Any:
     return programs.Programs(
         model=model,
         optimizer=optimizer,
-        augment=augment.create(crop_padding=2, flip=True),
-        moments=augment.Moments((0.5,) * 3, (0.25,) * 3),
+        augment=augment.create_augment(crop_padding=2, flip=True),
+        pixel_stats=augment.PixelStats((0.5,) * 3, (0.25,) * 3),
         dataset=Dataset(split, split, tuple("abcdefghij"), "noise"),
         mesh=mesh,
         layout=programs.Layout(BATCH, BATCH),

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--data_dir", default="", help="TFDS directory; default: each run's own")
     args = parser.parse_args()
     found = runs.named(args.runs)
-    environment.keep_freed_memory()
+    environment.configure_malloc()
     environment.use_compilation_cache()
     path = report.write(
         found,

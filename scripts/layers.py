@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import errors, models
-from jaxcnn.config import schema as configuration
+from jaxcnn.config import schema
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run import Run
-from jaxcnn.models import summary as describe
+from jaxcnn.models import summary
 
 # Image shape and number of classes of data sets, so that a table needs no data.
 _KNOWN = {
@@ -44,7 +44,7 @@ def network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file or run folder; the project's files are in configs/")
     config = runpy.run_path(file)["get_config"](*([dataset] if dataset else []))
-    configuration.validate(config)
+    schema.validate(config)
     shape, classes = _KNOWN.get(config.dataset.name, (None, None))
     shape, classes = _shape(args.image) if args.image else shape, args.classes or classes
     if shape is None or classes is None:
@@ -69,7 +69,7 @@ def _shape(text: str) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def table(layers: list[describe.Layer]) -> str:
+def table(layers: list[summary.Layer]) -> str:
     """Returns a line for each layer and one for all of them."""
     rows: list[tuple[str, ...]] = [
         ("layer", "kind", "output", "parameters", "multiply-adds", "memory, bytes")
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, help="number of classes; default: the data set's")
     args = parser.parse_args()
     name, model, shape = network(args)
-    layers = describe.layers(model, shape)
+    layers = summary.layers(model, shape)
     print(f"{name}, one image of {' x '.join(map(str, shape))}; memory: the layers' outputs")
     print(table(layers))
     weights = sum(layer.parameters for layer in layers)

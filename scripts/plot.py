@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxcnn import errors, plots
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import run as runs
-from jaxcnn.evaluate import run_plots as gallery
+from jaxcnn.evaluate import run_plots as run_plots
 from jaxcnn.run.folder import RunDir
 from jaxcnn.runtime import environment
 
@@ -37,7 +37,7 @@ def main() -> None:
     (run,) = found.values()
     environment.use_compilation_cache()
     failures: list[str] = []
-    pictures = gallery.Gallery(RunDir(run.path), run.config, failures.append, args.out)
+    pictures = run_plots.RunPlots(RunDir(run.path), run.config, failures.append, args.out)
     pictures.curves()
     _, variables = run.newest(lambda text: print(text, file=sys.stderr))
     pictures.end(variables, run.dataset(data_dir=args.data_dir), lambda: None)

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn import errors, plots
-from jaxcnn.evaluate import evaluation
-from jaxcnn.evaluate import image_files as pictures
+from jaxcnn.evaluate import evaluation, image_files
 from jaxcnn.evaluate.run import Run
 from jaxcnn.runtime import environment
 
@@ -31,11 +30,11 @@ def main() -> int:
     environment.use_compilation_cache()
     run = Run(args.run)
     images, used, refused = [], [], []
-    for path in pictures.find(args.images):
+    for path in image_files.find(args.images):
         try:
-            images.append(pictures.read(path, run.image_shape))
+            images.append(image_files.read(path, run.image_shape))
             used.append(path)
-        except pictures.Refused as error:
+        except image_files.Refused as error:
             refused.append(str(error))
             print(f"error: {error}", file=sys.stderr)
     results = []

@@ -157,7 +157,7 @@ def main() -> int:
         return 0
     if not args.network:
         parser.error("say which network: --network NAME")
-    environment.keep_freed_memory()
+    environment.configure_malloc()
     reports = [profile(network, args.batch_size) for network in args.network]
     if args.out:
         Path(args.out).write_text(json.dumps(reports, indent=1) + "\n")

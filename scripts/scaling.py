@@ -51,7 +51,7 @@ def prepare(network: str, case: dict[str, Any]) -> tuple[Callable[[int], float],
 
     from jaxcnn import models
     from jaxcnn.data import Dataset, Split, augment
-    from jaxcnn.runtime import sharding as parallel
+    from jaxcnn.runtime import sharding
     from jaxcnn.train import optim
     from jaxcnn.train.programs import Call, Layout, Programs
 
@@ -63,10 +63,10 @@ def prepare(network: str, case: dict[str, Any]) -> tuple[Callable[[int], float],
     programs = Programs(
         model=models.create(network, dtype=dtype),
         optimizer=optim.constant_sgd(0.01, weight_decay=5e-4),
-        augment=augment.create(crop_padding=0 if constant else 4, flip=not constant),
-        moments=augment.Moments((0.5,) * 3, (0.25,) * 3),
+        augment=augment.create_augment(crop_padding=0 if constant else 4, flip=not constant),
+        pixel_stats=augment.PixelStats((0.5,) * 3, (0.25,) * 3),
         dataset=Dataset(split, Split(images[:8], split.labels[:8]), tuple("abcdefghij"), ""),
-        mesh=parallel.data_mesh(jax.devices()[: case["devices"]]),
+        mesh=sharding.data_mesh(jax.devices()[: case["devices"]]),
         layout=Layout(case["batch"], 8, steps_per_call=case["calls"]),
         label_smoothing=0.1,
         ema_decay=0.0,
@@ -97,7 +97,7 @@ def child(part: str, network: str, batch: int, turns: int, steps: int) -> None:
 
     from jaxcnn.runtime import environment
 
-    environment.keep_freed_memory()
+    environment.configure_malloc()
     environment.use_compilation_cache()
     variants = cases(part, batch)
     prepared = [prepare(network, case) for case in variants]

@@ -69,8 +69,8 @@ def shift_batches() -> None:
 
     from jaxcnn.data import batches
 
-    original = batches.epoch_order
-    batches.epoch_order = lambda *arguments: np.roll(original(*arguments), 1, axis=0)
+    original = batches.shuffled_batches
+    batches.shuffled_batches = lambda *arguments: np.roll(original(*arguments), 1, axis=0)
 
 
 if __name__ == "__main__":

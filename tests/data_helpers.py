@@ -16,8 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxcnn.data.cifar10 import prepare
-from jaxcnn.data.cifar10 import published as cifar
+from jaxcnn.data.cifar10 import prepare, published
 from jaxcnn.data.cifar10.published import Cifar, Layout
 
 COUNT = 12  # records in every fake batch file
@@ -25,11 +24,11 @@ COUNT = 12  # records in every fake batch file
 
 def make_records(name: str) -> dict[str, np.ndarray]:
     """Returns uint8 `[COUNT, labels + 3072]` for every binary file of a CIFAR set, at random."""
-    row = cifar.SETS[name]
+    row = published.SETS[name]
     rng = np.random.default_rng(7)
     files = {}
     for file in (*row.binary.train, *row.binary.test):
-        pixels = rng.integers(0, 256, (COUNT, cifar.PIXEL_BYTES))
+        pixels = rng.integers(0, 256, (COUNT, published.PIXEL_BYTES))
         labels = [rng.integers(0, len(names), (COUNT, 1)) for names in row.class_names]
         files[file] = np.hstack([*labels, pixels]).astype(np.uint8)
     return files
@@ -37,7 +36,7 @@ def make_records(name: str) -> dict[str, np.ndarray]:
 
 def write_binary(folder: Path, name: str) -> Path:
     """Writes the binary layout into a folder of the published name; returns it."""
-    target = folder / cifar.SETS[name].binary.folder
+    target = folder / published.SETS[name].binary.folder
     target.mkdir(parents=True)
     for file, rows in make_records(name).items():
         (target / file).write_bytes(rows.tobytes())
@@ -46,7 +45,7 @@ def write_binary(folder: Path, name: str) -> Path:
 
 def write_python(folder: Path, name: str, dump: Callable[[dict[str, Any]], bytes]) -> Path:
     """Writes the same data in the python layout; `dump` makes a pickle of a batch."""
-    row = cifar.SETS[name]
+    row = published.SETS[name]
     target = folder / row.python.folder
     target.mkdir(parents=True)
     files = zip(row.python.train | row.python.test, make_records(name).values(), strict=True)
@@ -98,10 +97,10 @@ def python2_pickle(batch: dict[str, Any]) -> bytes:
 
 def publish(monkeypatch: pytest.MonkeyPatch, name: str, form: str, **changes: Any) -> Cifar:
     """Makes the table of published files say what the test needs; `form`: binary or python."""
-    row = cifar.SETS[name]
+    row = published.SETS[name]
     layout: Layout = getattr(row, form)
     row = row._replace(**{form: layout._replace(**changes)})
-    monkeypatch.setitem(cifar.SETS, name, row)
+    monkeypatch.setitem(published.SETS, name, row)
     return row
 
 

@@ -44,18 +44,18 @@ def test_flip_mirrors_about_half_and_leaves_the_others():
 
 def test_augment_depends_on_the_key_and_on_its_switches():
     images = random_images(8)
-    both = augment.create(crop_padding=2, flip=True)
+    both = augment.create_augment(crop_padding=2, flip=True)
     one, again, other = (np.asarray(both(jax.random.key(k), images)) for k in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
-    neither = augment.create(crop_padding=0, flip=False)
+    neither = augment.create_augment(crop_padding=0, flip=False)
     np.testing.assert_array_equal(neither(jax.random.key(1), images), images)
 
 
 @pytest.mark.parametrize("count", [5, 2_345])
 def test_pixel_moments_are_those_of_numpy(count):
     images = random_images(count, size=8)
-    moments = augment.pixel_moments(images)
+    moments = augment.pixel_stats(images)
     scaled = images.astype(np.float64) / 255
     np.testing.assert_allclose(moments.mean, scaled.mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(moments.std, scaled.std((0, 1, 2)), atol=1e-6)
@@ -63,7 +63,7 @@ def test_pixel_moments_are_those_of_numpy(count):
 
 def test_normalised_images_have_mean_zero_and_variance_one():
     images = random_images(50, size=8)
-    x = np.asarray(augment.normalise(images, augment.pixel_moments(images)))
+    x = np.asarray(augment.normalize(images, augment.pixel_stats(images)))
     assert x.dtype == np.float32
     np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(x.std((0, 1, 2)), 1, atol=1e-4)
@@ -71,4 +71,4 @@ def test_normalised_images_have_mean_zero_and_variance_one():
 
 def test_constant_channel_does_not_divide_by_zero():
     images = np.full((3, 4, 4, 1), 7, np.uint8)
-    assert augment.pixel_moments(images).std == (1.0,)
+    assert augment.pixel_stats(images).std == (1.0,)

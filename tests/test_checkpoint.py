@@ -42,7 +42,7 @@ def folder(pristine, tmp_path):
 def _restore_newest(folder):
     said = []
     checkpoints = Checkpoints(folder, fingerprint="f")
-    newest = checkpoints.newest_whole(said.append)
+    newest = checkpoints.latest_valid_step(said.append)
     restored = None if newest is None else (newest, checkpoints.restore(newest, STATE))
     return restored, said
 
@@ -133,12 +133,12 @@ def test_one_step_can_be_damaged_twice(folder):
 
 def test_another_configuration_and_another_format_are_refused_and_left_alone(folder):
     with pytest.raises(UserError, match="another configuration"):
-        Checkpoints(folder, fingerprint="g").newest_whole(print)
+        Checkpoints(folder, fingerprint="g").latest_valid_step(print)
     path = folder / "2" / manifest.NAME
     content = json.loads(path.read_text())["content"] | {"format": 99}
     path.write_text(json.dumps({"content_sha256": manifest._digest(content), "content": content}))
     with pytest.raises(UserError, match="has format 99, this version reads format 1"):
-        Checkpoints(folder, fingerprint="f").newest_whole(print)
+        Checkpoints(folder, fingerprint="f").latest_valid_step(print)
     assert {p.name for p in folder.iterdir()} == {"1", "2"}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxcnn import models
-from jaxcnn.config import schema as config
+from jaxcnn.config import schema
 from jaxcnn.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -33,14 +33,14 @@ def test_there_is_a_configuration_for_each_family():
 @pytest.mark.parametrize("dataset", ["cifar10", "digits", "mnist"])
 def test_every_configuration_is_valid_on_every_data_set(path, dataset):
     loaded = _load(path, dataset)
-    config.validate(loaded)
+    schema.validate(loaded)
     assert loaded.dataset.name == dataset
     assert loaded.augment.flip == (dataset == "cifar10")
     models.create(loaded.model.name)
 
 
 def test_a_typo_fails_and_names_the_right_key():
-    loaded = config.default_config()
+    loaded = schema.default_config()
     with pytest.raises(AttributeError, match='Did you mean "peak_lr"'):
         loaded.optim.peak_rl = 0.1
 
@@ -62,35 +62,35 @@ def test_a_typo_fails_and_names_the_right_key():
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(section, key, value):
-    changed = config.default_config()
+    changed = schema.default_config()
     changed[section][key] = value
     with pytest.raises(UserError) as raised:
-        config.validate(changed)
+        schema.validate(changed)
     message = str(raised.value)
     assert message.startswith(f"{section}.{key}={value!r} is not allowed")
-    assert config.describe(f"{section}.{key}") in message
+    assert schema.describe(f"{section}.{key}") in message
     assert "\n" not in message
 
 
 def test_a_warmup_longer_than_the_training_is_refused():
-    changed = config.default_config()
+    changed = schema.default_config()
     changed.train.epochs = 3
     changed.optim.warmup_epochs = 3.5
     with pytest.raises(UserError, match="at most train.epochs=3"):
-        config.validate(changed)
+        schema.validate(changed)
 
 
 def test_a_configuration_made_by_hand_lacks_keys():
-    partial = config.default_config().unlock()
+    partial = schema.default_config().unlock()
     del partial.train["epochs"]
     partial.train.epoch = 3
     with pytest.raises(UserError, match="train.epoch, train.epochs"):
-        config.validate(partial)
+        schema.validate(partial)
 
 
 def test_to_dict_has_every_key_and_only_what_json_knows():
-    tree = config.to_dict(config.default_config())
+    tree = schema.to_dict(schema.default_config())
     assert tree["optim"]["milestones"] == [0.5, 0.75]
     assert tree["model"]["width"] is None
     keys = [f"{s}.{k}" for s, v in tree.items() if isinstance(v, dict) for k in v] + ["seed"]
-    assert sorted(keys) == sorted(key for key, _ in config.walk())
+    assert sorted(keys) == sorted(key for key, _ in schema.walk())

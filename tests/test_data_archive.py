@@ -11,16 +11,14 @@ import data_helpers as helpers
 import numpy as np
 import pytest
 
-from jaxcnn.data.cifar10 import archive, unpickle
-from jaxcnn.data.cifar10 import convert as records
-from jaxcnn.data.cifar10 import published as cifar
+from jaxcnn.data.cifar10 import archive, convert, published, unpickle
 from jaxcnn.errors import UserError
 
 
 def read(path, name="cifar10", allow_modified=True):
     """Returns the records of an archive or folder."""
-    row = cifar.SETS[name]
-    return records.parse(archive.read(path, row, allow_modified=allow_modified), row)
+    row = published.SETS[name]
+    return convert.parse(archive.read(path, row, allow_modified=allow_modified), row)
 
 
 def refusal(path, **options):
@@ -33,7 +31,7 @@ def refusal(path, **options):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_binary_records_are_label_bytes_then_colour_planes(tmp_path, name):
-    row = cifar.SETS[name]
+    row = published.SETS[name]
     parsed = read(helpers.write_binary(tmp_path, name), name)
     rows = np.vstack([helpers.make_records(name)[file] for file in row.binary.train])
     assert parsed["train"].images.shape == (len(rows), 32, 32, 3)
@@ -68,9 +66,9 @@ def test_only_the_published_archive_passes_unasked(tmp_path, monkeypatch):
     packed = helpers.pack(helpers.write_binary(tmp_path, "cifar10"), tmp_path / "a.tar.gz")
     message = refusal(packed, allow_modified=False)
     assert hashlib.sha256(packed.read_bytes()).hexdigest() in message
-    assert cifar.SETS["cifar10"].binary.archive_sha256 in message
+    assert published.SETS["cifar10"].binary.archive_sha256 in message
     assert "--allow-modified" in message
-    assert archive.read(packed, cifar.SETS["cifar10"], allow_modified=True).modified
+    assert archive.read(packed, published.SETS["cifar10"], allow_modified=True).modified
     row = helpers.publish_archive(monkeypatch, "cifar10", "binary", packed)
     assert not archive.read(packed, row, allow_modified=False).modified
 
@@ -82,7 +80,7 @@ def test_only_a_folder_of_published_files_passes_unasked(tmp_path, monkeypatch, 
     else:
         folder = helpers.write_python(tmp_path, "cifar10", helpers.python2_pickle)
     assert "checksums" in refusal(folder, allow_modified=False)
-    layout = getattr(cifar.SETS["cifar10"], form)
+    layout = getattr(published.SETS["cifar10"], form)
     changes = {
         split: {
             name: hashlib.new(layout.checksum, (folder / name).read_bytes()).hexdigest()
@@ -144,7 +142,7 @@ def test_the_other_data_set_is_refused(tmp_path):
 def test_links_and_foreign_paths_in_an_archive_lead_nowhere(tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(helpers.make_records("cifar10")["test_batch.bin"].tobytes())
-    packed, layout = tmp_path / "a.tar", cifar.SETS["cifar10"].binary
+    packed, layout = tmp_path / "a.tar", published.SETS["cifar10"].binary
     with tarfile.open(packed, "w") as tar:
         for name in layout.train:
             member = tarfile.TarInfo(f"{layout.folder}/{name}")

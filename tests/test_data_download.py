@@ -13,8 +13,7 @@ import tensorflow_datasets as tfds
 
 from jaxcnn import data
 from jaxcnn.data import locate, meter
-from jaxcnn.data.cifar10 import download
-from jaxcnn.data.cifar10 import published as cifar
+from jaxcnn.data.cifar10 import download, published
 from jaxcnn.errors import UserError
 
 WAYS_OUT = (
@@ -61,7 +60,7 @@ def failure(root):
 
 
 def test_the_table_agrees_with_tfds():
-    for name, row in cifar.SETS.items():
+    for name, row in published.SETS.items():
         ((url, info),) = tfds.builder_cls(name).url_infos.items()
         layout = row.binary
         assert (layout.url, layout.archive_bytes, layout.archive_sha256) == (

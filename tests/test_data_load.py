@@ -12,8 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxcnn import data
-from jaxcnn.data import cache, locate
-from jaxcnn.data import records as prepared
+from jaxcnn.data import cache, locate, records
 from jaxcnn.errors import UserError
 
 GREY = [np.full((6, 5), value, np.uint8) for value in range(20)]
@@ -86,7 +85,7 @@ def test_splits_can_be_joined(root):
      "train[:101%]", "train[3]", "train[a:]", "train+", "all[:3]", "train test", "test[:-7]"],
 )  # fmt: skip  # one a line would be longer than the test
 def test_bad_split_is_refused_before_anything_is_decoded(root, spec, monkeypatch):
-    monkeypatch.setattr(prepared, "_decode", lambda *arguments: pytest.fail("decoded"))
+    monkeypatch.setattr(records, "_decode", lambda *arguments: pytest.fail("decoded"))
     for message in (refusal(root, train=spec), refusal(root, evaluation=spec)):
         assert repr(spec) in message and "train (14 examples)" in message
 
@@ -130,7 +129,7 @@ def test_other_data_have_another_fingerprint(root, tmp_path, change):
 
 def test_second_start_does_not_decode(root, monkeypatch):
     first = load(root)
-    monkeypatch.setattr(prepared, "_decode", lambda *arguments: pytest.fail("decoded"))
+    monkeypatch.setattr(records, "_decode", lambda *arguments: pytest.fail("decoded"))
     second = load(root)
     np.testing.assert_array_equal(second.train.images, first.train.images)
     np.testing.assert_array_equal(second.eval.labels, first.eval.labels)

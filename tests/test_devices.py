@@ -1,4 +1,4 @@
-"""Several devices in one process: the same training, the right collectives, less memory."""
+"""ObserverList devices in one process: the same training, the right collectives, less memory."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxcnn.errors import UserError
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.runtime import sharding
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -29,19 +29,20 @@ from test_steps import MOMENTS, _optimizer
 from jaxcnn import ops
 from jaxcnn.config.settings import Layout
 from jaxcnn.data import augment
-from jaxcnn.ops.conv import xla as algorithms
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.ops.conv import xla
+from jaxcnn.runtime import sharding
 from jaxcnn.train.programs import Programs
 family, devices, layouts = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 if layouts.pop("stock"):
     ops.conv_general_dilated = lax.conv_general_dilated
-algorithms.chunk_size = lambda *_: 3  # chunks that neither the batch nor a device divides by
+xla.chunk_size = lambda *_: 3  # chunks that neither the batch nor a device divides by
 dataset = random_dataset(train=256)
 for name, layout in layouts.items():
     programs = Programs(
-        model=SMALL[family], optimizer=_optimizer(), moments=MOMENTS, dataset=dataset,
-        augment=augment.create(crop_padding=2, flip=True), label_smoothing=0.1, ema_decay=0.0,
-        mesh=parallel.data_mesh(jax.devices()[:devices]), layout=Layout(64, 16, **layout), seed=0,
+        model=SMALL[family], optimizer=_optimizer(), pixel_stats=MOMENTS, dataset=dataset,
+        augment=augment.create_augment(crop_padding=2, flip=True), 
+        label_smoothing=0.1, ema_decay=0.0,
+        mesh=sharding.data_mesh(jax.devices()[:devices]), layout=Layout(64, 16, **layout), seed=0,
     )
     state = programs.init()
     optimizer_bytes = sum(
@@ -118,7 +119,7 @@ def test_the_search_for_collectives_finds_them():
 def test_gradients_are_reduced_and_neither_activations_nor_data_are_gathered(family):
     layouts = {"plain": {}, "sharded": {"shard_optimizer": True}}
     if family != "mobilenet":
-        layouts |= {"micro": {"accumulate": 2}, "calls": {"steps_per_call": 2}}
+        layouts |= {"micro": {"grad_accum_steps": 2}, "calls": {"steps_per_call": 2}}
         layouts |= {"local": {"local_norms": True}}
     results = facts(family, layouts)
     for name, result in results.items():
@@ -194,15 +195,15 @@ class _Mesh:
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do():
-    parallel.check_batch("train.batch_size", 64, _Mesh)
+    sharding.check_batch("train.batch_size", 64, _Mesh)
     with pytest.raises(
         UserError, match="train.batch_size=100 does not .* 8 devices: .* 96 or 104$"
     ):
-        parallel.check_batch("train.batch_size", 100, _Mesh)
+        sharding.check_batch("train.batch_size", 100, _Mesh)
     with pytest.raises(UserError, match="nearest that do: 8$"):
-        parallel.check_batch("train.batch_size", 5, _Mesh)
+        sharding.check_batch("train.batch_size", 5, _Mesh)
     with pytest.raises(UserError, match="8 devices x 3 micro-batches: .* 48 or 72$"):
-        parallel.check_batch("train.batch_size", 64, _Mesh, 3)
+        sharding.check_batch("train.batch_size", 64, _Mesh, 3)
 
 
 def test_an_array_is_split_along_its_longest_axis_that_divides():
@@ -210,6 +211,6 @@ def test_an_array_is_split_along_its_longest_axis_that_divides():
 
     mesh = jax.make_mesh((1,), ("data",))
     tree = {"a": jax.ShapeDtypeStruct((3, 16, 8), float), "b": jax.ShapeDtypeStruct((), float)}
-    shardings = parallel.split_where_possible(tree, mesh)
+    shardings = sharding.split_where_possible(tree, mesh)
     assert shardings["a"].spec == PartitionSpec(None, "data")
     assert shardings["b"].spec == PartitionSpec()

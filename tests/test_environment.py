@@ -72,7 +72,7 @@ def test_freed_memory_is_kept_for_the_next_call():
         "import resource, statistics, sys\n"
         "from jaxcnn.runtime import environment\n"
         "if sys.argv[1] == 'kept':\n"
-        "    environment.keep_freed_memory()\n"
+        "    environment.configure_malloc()\n"
         "import jax, jax.numpy as jnp\n"
         "total = jax.jit(lambda x: (jnp.outer(x, x) @ x).sum())\n"
         "x = jnp.ones(4096)\n"
@@ -101,6 +101,6 @@ def test_what_compiling_leaves_is_given_back_and_compiled_programs_stay():
 
     program = double.lower(1.0).compile()
     assert double(3.0) == 6 and len(traced) == 1
-    environment.give_back_memory()
+    environment.release_compile_memory()
     assert program(4.0) == 8 and len(traced) == 1
     assert double(5.0) == 10 and len(traced) == 2

@@ -14,7 +14,7 @@ from test_steps import MOMENTS, _optimizer
 from jaxcnn import models
 from jaxcnn.data import Split, augment
 from jaxcnn.errors import UserError
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.runtime import sharding
 from jaxcnn.train import feed
 from jaxcnn.train.programs import Layout, Programs
 
@@ -42,10 +42,10 @@ def _train(model, groups, **layout):
     programs = Programs(
         model=model,
         optimizer=_optimizer(),
-        augment=augment.create(crop_padding=2, flip=True),
-        moments=MOMENTS,
+        augment=augment.create_augment(crop_padding=2, flip=True),
+        pixel_stats=MOMENTS,
         dataset=random_dataset(),
-        mesh=parallel.data_mesh(),
+        mesh=sharding.data_mesh(),
         layout=Layout(batch_size=8, eval_batch_size=10, **layout),
         label_smoothing=0.1,
         ema_decay=0.0,
@@ -74,7 +74,7 @@ def test_where_calls_of_several_steps_begin_changes_no_bit():
     assert _bytes(whole[0].params) != _bytes(other.params)
 
 
-@pytest.mark.parametrize("layout", [{}, {"accumulate": 2, "steps_per_call": 4}])
+@pytest.mark.parametrize("layout", [{}, {"grad_accum_steps": 2, "steps_per_call": 4}])
 def test_a_streamed_data_set_gives_the_same_bytes_as_one_on_the_devices(layout):
     resident = _train(Tiny(), [ORDER], **layout)
     assert _bytes(resident) == _bytes(_train(Tiny(), [ORDER], data_bytes=0, **layout))
@@ -82,7 +82,7 @@ def test_a_streamed_data_set_gives_the_same_bytes_as_one_on_the_devices(layout):
 
 def test_micro_batches_give_the_step_of_the_whole_batch():
     """Without norms and dropout; augmentation draws the same for each image."""
-    whole, micro = _train(Tiny(), [ORDER])[0], _train(Tiny(), [ORDER], accumulate=4)[0]
+    whole, micro = _train(Tiny(), [ORDER])[0], _train(Tiny(), [ORDER], grad_accum_steps=4)[0]
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(micro), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert int(micro.sums["count"]) == 48 and int(micro.step) == 6
@@ -91,7 +91,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch():
 def test_running_means_of_micro_batches_are_those_of_the_whole_batch():
     """In the first norm, that is: later ones see what the first has normalised otherwise."""
     whole, micro = (
-        _train(Tiny(norm=True), [ORDER[:1]], accumulate=count)[0].batch_stats["norm"]
+        _train(Tiny(norm=True), [ORDER[:1]], grad_accum_steps=count)[0].batch_stats["norm"]
         for count in (1, 4)
     )
     np.testing.assert_allclose(whole["mean"], micro["mean"], rtol=1e-4, atol=1e-6)
@@ -100,7 +100,7 @@ def test_running_means_of_micro_batches_are_those_of_the_whole_batch():
 
 def test_an_image_is_augmented_alike_in_a_batch_and_in_micro_batches():
     images = random_images(12)
-    both = augment.create(crop_padding=2, flip=True)
+    both = augment.create_augment(crop_padding=2, flip=True)
     whole = both(jax.random.key(3), images)
     micro = both(jax.random.key(3), images.reshape(3, 4, *images.shape[1:]))
     np.testing.assert_array_equal(whole, micro.reshape(images.shape))
@@ -150,7 +150,7 @@ def test_lenet_has_nothing_to_recompute():
 
 def test_a_consumer_that_stops_early_ends_the_prefetching():
     split = Split(random_images(8), np.arange(8, dtype=np.int32))
-    source = feed.Streamed(split, parallel.data_mesh(), (2,))
+    source = feed.StreamedDataset(split, sharding.data_mesh(), (2,))
     asked = []
 
     def indices():
@@ -168,6 +168,6 @@ def test_a_consumer_that_stops_early_ends_the_prefetching():
 
 def test_an_error_of_the_prefetching_thread_reaches_the_consumer():
     split = Split(random_images(8), np.arange(8, dtype=np.int32))
-    source = feed.Streamed(split, parallel.data_mesh(), (1,))
+    source = feed.StreamedDataset(split, sharding.data_mesh(), (1,))
     with pytest.raises(IndexError):
         list(source.batches([np.array([8], np.int32)]))

@@ -12,15 +12,15 @@ import pytest
 from conftest import random_dataset
 
 from jaxcnn import ops
-from jaxcnn.config import schema as config
+from jaxcnn.config import schema
 from jaxcnn.data import batches
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run import lock
 from jaxcnn.run.checkpoint import Checkpoints
-from jaxcnn.run.observers import Silence
+from jaxcnn.run.observers import Observer
 from jaxcnn.runtime.signals import Interrupted
-from jaxcnn.train import fit as loop
+from jaxcnn.train import fit
 from jaxcnn.train.programs import Programs
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -29,13 +29,13 @@ WALL_CLOCK = ("seconds", "images_per_second")
 
 
 def _config(**changes):
-    settings = config.default_config()
+    settings = schema.default_config()
     settings.dataset.name = "noise"
     settings.model.name = "resnet20"
     settings.train.epochs = 4
     settings.train.batch_size = 16
     settings.train.eval_batch_size = 10
-    settings.train.log_steps = 1
+    settings.train.log_every_steps = 1
     settings.train.plots = False
     settings.optim.peak_lr = 0.01
     for key, value in changes.items():
@@ -65,7 +65,7 @@ def _assert_same_run(one: Path, other: Path):
         assert first[name].tobytes() == second[name].tobytes(), name
 
 
-class StopAt(Silence):
+class StopAt(Observer):
     """Sends this process a signal at a moment, as a person or a scheduler would.
 
     A moment is the number of a step, or a text that the run says.
@@ -101,13 +101,13 @@ def quick_to_compile():
 def reference(tmp_path_factory, quick_to_compile):
     """An uninterrupted run of 4 epochs of 3 steps."""
     folder = tmp_path_factory.mktemp("reference") / "run"
-    loop.fit(_config(), random_dataset(), folder)
+    fit.fit(_config(), random_dataset(), folder)
     return folder
 
 
 def test_a_run_leaves_a_complete_folder(reference):
     assert {path.name for path in reference.iterdir()} == {
-        "config.json",
+        "schema.json",
         "environment.json",
         "metrics.jsonl",
         "summary.json",
@@ -135,7 +135,7 @@ def test_a_run_leaves_a_complete_folder(reference):
     sizes = [array.size for name, array in arrays.items() if name.startswith("params/")]
     assert summary["parameters"] == sum(sizes)
     assert "best_epoch" not in summary  # never chosen on the test split
-    resolved = json.loads((reference / "config.json").read_text())
+    resolved = json.loads((reference / "schema.json").read_text())
     assert resolved["model"]["dtype"] == "float32"
     assert resolved["model"]["plain"] is False
     assert resolved["dataset"]["image_shape"] == [16, 16, 3]
@@ -147,20 +147,20 @@ def test_a_run_leaves_a_complete_folder(reference):
 @pytest.mark.parametrize("step", [1, 3, 6, 8, 12])
 def test_a_run_stopped_by_a_signal_continues_to_the_same_bytes(reference, tmp_path, step):
     with pytest.raises(Interrupted) as stop:
-        loop.fit(_config(), random_dataset(), tmp_path / "run", StopAt(step, signal.SIGTERM))
+        fit.fit(_config(), random_dataset(), tmp_path / "run", StopAt(step, signal.SIGTERM))
     assert (stop.value.step, stop.value.signum) == (step, signal.SIGTERM)
     report = StopAt(-1)
-    loop.fit(_config(), random_dataset(), tmp_path / "run", report)
+    fit.fit(_config(), random_dataset(), tmp_path / "run", report)
     assert f"continuing after step {step}" in report.said
     _assert_same_run(reference, tmp_path / "run")
 
 
 def test_a_signal_during_compilation_stops_before_the_first_step(reference, tmp_path):
     with pytest.raises(Interrupted) as stop:
-        loop.fit(_config(), random_dataset(), tmp_path / "run", StopAt("compiling"))
+        fit.fit(_config(), random_dataset(), tmp_path / "run", StopAt("compiling"))
     assert stop.value.step == 0
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [0]
-    loop.fit(_config(), random_dataset(), tmp_path / "run")
+    fit.fit(_config(), random_dataset(), tmp_path / "run")
     _assert_same_run(reference, tmp_path / "run")
 
 
@@ -191,9 +191,9 @@ def test_a_signal_during_evaluation_or_a_save_loses_nothing(
         else:
             patch.setattr(Checkpoints, "save", save_and_interrupt)
         with pytest.raises(Interrupted) as stop:
-            loop.fit(_config(), random_dataset(), tmp_path / "run")
+            fit.fit(_config(), random_dataset(), tmp_path / "run")
     assert stop.value.step == {"evaluation": 3, "save": 6}[moment]
-    loop.fit(_config(), random_dataset(), tmp_path / "run")
+    fit.fit(_config(), random_dataset(), tmp_path / "run")
     _assert_same_run(reference, tmp_path / "run")
 
 
@@ -203,7 +203,7 @@ def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_e
 ):
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
-        loop.fit(_config(), random_dataset(), run, StopAt(8))
+        fit.fit(_config(), random_dataset(), run, StopAt(8))
     checkpoints = Checkpoints(run / "checkpoints")
     assert checkpoints.steps() == [6, 8]
     for step in checkpoints.steps() if left == 0 else [8]:
@@ -211,7 +211,7 @@ def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_e
         file.write_bytes(file.read_bytes()[:-1])
     report = StopAt(-1)
     if left:
-        loop.fit(_config(), random_dataset(), run, report)
+        fit.fit(_config(), random_dataset(), run, report)
         assert "the checkpoint of step 8 is damaged" in report.said[1]
         assert report.said[2] == "continuing after step 6"
         _assert_same_run(reference, run)
@@ -219,7 +219,7 @@ def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_e
     else:
         for _ in range(2):
             with pytest.raises(UserError, match="was trained, but no whole checkpoint is left"):
-                loop.fit(_config(), random_dataset(), run, report)
+                fit.fit(_config(), random_dataset(), run, report)
         assert [p.name for p in checkpoints.damaged()] == ["6", "8"]
         assert len(_metrics(run)) == 2  # nothing is lost beyond the damage
 
@@ -227,20 +227,20 @@ def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_e
 def test_metrics_without_any_checkpoint_are_not_started_over(reference, tmp_path):
     shutil.copytree(reference, tmp_path / "run", ignore=lambda *_: ["checkpoints", "summary.json"])
     with pytest.raises(UserError, match="put one back, or start anew with another --workdir"):
-        loop.fit(_config(), random_dataset(), tmp_path / "run")
+        fit.fit(_config(), random_dataset(), tmp_path / "run")
     assert len(_metrics(tmp_path / "run")) == 4
 
 
 def test_a_finished_run_goes_on_to_more_epochs(reference, tmp_path):
     run = Path(shutil.copytree(reference, tmp_path / "run"))
     report = StopAt(-1)
-    loop.fit(_config(train__epochs=5), random_dataset(), run, report)
+    fit.fit(_config(train__epochs=5), random_dataset(), run, report)
     assert report.said[0].startswith("from 4 to 5 epochs")
     records = _metrics(run)
     assert records[:4] == _metrics(reference) and records[4]["step"] == 15
     assert json.loads((run / "summary.json").read_text())["epoch"] == 5
     with pytest.raises(UserError, match="train.epochs was 5, is 4 and may only rise"):
-        loop.fit(_config(), random_dataset(), run)
+        fit.fit(_config(), random_dataset(), run)
 
 
 def test_a_folder_that_another_process_has_is_refused(reference, tmp_path):
@@ -248,31 +248,33 @@ def test_a_folder_that_another_process_has_is_refused(reference, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with lock.exclusive(run):
         with pytest.raises(UserError, match="in use by process"):
-            loop.fit(_config(train__epochs=5), random_dataset(), run)
+            fit.fit(_config(train__epochs=5), random_dataset(), run)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_another_data_position_gives_other_bytes(reference, tmp_path, monkeypatch):
     """The comparison above can fail: a run that repeats one batch on resume differs."""
     with pytest.raises(Interrupted):
-        loop.fit(_config(), random_dataset(), tmp_path / "run", StopAt(4))
-    original = batches.epoch_order
-    monkeypatch.setattr(batches, "epoch_order", lambda *args: np.roll(original(*args), 1, axis=0))
-    loop.fit(_config(), random_dataset(), tmp_path / "run")
+        fit.fit(_config(), random_dataset(), tmp_path / "run", StopAt(4))
+    original = batches.shuffled_batches
+    monkeypatch.setattr(
+        batches, "shuffled_batches", lambda *args: np.roll(original(*args), 1, axis=0)
+    )
+    fit.fit(_config(), random_dataset(), tmp_path / "run")
     assert _metrics(reference) != _metrics(tmp_path / "run")
 
 
 def test_a_finished_run_is_left_alone(reference):
     before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
-    summary = loop.fit(_config(), random_dataset(), reference)
+    summary = fit.fit(_config(), random_dataset(), reference)
     assert summary == json.loads((reference / "summary.json").read_text())
     assert before == {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
 
 
 def test_a_run_that_was_killed_before_its_summary_gets_one(reference, tmp_path):
-    loop.fit(_config(), random_dataset(), tmp_path / "run")
+    fit.fit(_config(), random_dataset(), tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
-    summary = loop.fit(_config(), random_dataset(), tmp_path / "run")
+    summary = fit.fit(_config(), random_dataset(), tmp_path / "run")
     assert summary["epoch"] == 4
     _assert_same_run(reference, tmp_path / "run")
 
@@ -280,12 +282,12 @@ def test_a_run_that_was_killed_before_its_summary_gets_one(reference, tmp_path):
 def test_other_data_under_the_same_name_are_refused(reference):
     other = random_dataset()._replace(fingerprint="other noise")
     with pytest.raises(UserError, match="dataset.fingerprint was 'noise', is 'other noise'"):
-        loop.fit(_config(), other, reference)
+        fit.fit(_config(), other, reference)
 
 
 def test_the_best_epoch_is_named_on_a_held_out_split(tmp_path):
     settings = _config(dataset__eval_split="train[48:]", train__epochs=2)
-    summary = loop.fit(settings, random_dataset(), tmp_path / "run")
+    summary = fit.fit(settings, random_dataset(), tmp_path / "run")
     best = max(_metrics(tmp_path / "run"), key=lambda record: record["eval_accuracy"])
     assert summary["best_epoch"] == best["epoch"]
     assert summary["best_eval_accuracy"] == best["eval_accuracy"]
@@ -293,17 +295,17 @@ def test_the_best_epoch_is_named_on_a_held_out_split(tmp_path):
 
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="train.batch_size=64 is larger .* 48 images"):
-        loop.fit(_config(train__batch_size=64), random_dataset(), tmp_path / "run")
+        fit.fit(_config(train__batch_size=64), random_dataset(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_images_that_the_network_cannot_take_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="lenet cannot take images of 12x12 pixels"):
-        loop.fit(_config(model__name="lenet"), random_dataset(size=12), tmp_path / "run")
+        fit.fit(_config(model__name="lenet"), random_dataset(size=12), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_training_that_diverges_says_so(tmp_path):
     settings = _config(optim__peak_lr=1e30, optim__warmup_epochs=0.0)
     with pytest.raises(UserError, match="loss or a gradient of step .* lower optim.peak_lr"):
-        loop.fit(settings, random_dataset(), tmp_path / "run")
+        fit.fit(settings, random_dataset(), tmp_path / "run")

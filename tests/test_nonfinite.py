@@ -11,14 +11,13 @@ from conftest import random_dataset, random_images
 from flax import linen as nn
 
 from jaxcnn import ops
-from jaxcnn.config import schema as config
+from jaxcnn.config import schema
 from jaxcnn.data import augment
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.runtime.compilation import init_compiler_options
-from jaxcnn.train import fit as loop
-from jaxcnn.train import metrics, optim
+from jaxcnn.train import fit, metrics, optim
 from jaxcnn.train import step as steps
 
 
@@ -58,7 +57,7 @@ _poison_gradient.defvjp(
 
 def _poison(patch, place, value=jnp.nan):
     """Has a batch with an image of class BAD meet `value` in its data, loss or gradient."""
-    entropy, normalise = metrics.cross_entropy, augment.normalise
+    entropy, normalize = metrics.cross_entropy, augment.normalize
 
     def cross_entropy(logits, labels, label_smoothing=0.0):
         losses = entropy(logits, labels, label_smoothing)
@@ -66,20 +65,20 @@ def _poison(patch, place, value=jnp.nan):
             return jnp.where(labels == BAD, value, losses)
         return _poison_gradient(losses, labels == BAD) if place == "gradient" else losses
 
-    def white(images, moments):
+    def white(images, pixel_stats):
         images_are_bad = jnp.all(images == 255, axis=(1, 2, 3), keepdims=True)
-        return jnp.where(images_are_bad, value, normalise(images, moments))
+        return jnp.where(images_are_bad, value, normalize(images, pixel_stats))
 
     patch.setattr(metrics, "cross_entropy", cross_entropy)
     if place == "data":
-        patch.setattr(augment, "normalise", white)
+        patch.setattr(augment, "normalize", white)
 
 
 class _Setting:
     """A compiled step on 40 images, of which 10 are of class BAD and white."""
 
     def __init__(self, max_nonfinite, optimizer="adamw"):
-        self.optimizer = optim.create(
+        self.optimizer = optim.create_optimizer(
             name=optimizer,
             peak_lr=0.01,
             momentum=0.9,
@@ -113,8 +112,8 @@ class _Setting:
                 jnp.asarray(labels)[indices],
                 model=model,
                 optimizer=self.optimizer,
-                augment=augment.create(crop_padding=0, flip=False),
-                moments=augment.Moments((0.5,) * 3, (0.25,) * 3),
+                augment=augment.create_augment(crop_padding=0, flip=False),
+                pixel_stats=augment.PixelStats((0.5,) * 3, (0.25,) * 3),
                 ema_decay=0.9,
                 max_nonfinite=max_nonfinite,
             )
@@ -170,7 +169,7 @@ def test_skipped_steps_are_counted_and_stop_only_several_in_a_row(monkeypatch):
 
 
 def _settings(**train):
-    settings = config.default_config()
+    settings = schema.default_config()
     settings.dataset.name, settings.model.name = "noise", "resnet20"
     settings.train.epochs, settings.train.batch_size, settings.train.eval_batch_size = 3, 8, 10
     settings.optim.peak_lr = 0.01
@@ -192,15 +191,15 @@ def test_a_run_stops_with_the_step_named_and_may_go_on_skipping(tmp_path, monkey
     run = tmp_path / "run"
     for _ in range(2):  # the same command meets the same step again
         with pytest.raises(UserError) as stop:
-            loop.fit(_settings(log_steps=4), _dataset(), run)
+            fit.fit(_settings(log_every_steps=4), _dataset(), run)
         step = int(str(stop.value).split("after step ")[1].split(" ")[0])
         assert f"gradient of step {step + 1} is not finite" in str(stop.value)
         assert "continue with train.on_nonfinite=skip" in str(stop.value)
         assert Checkpoints(run / "checkpoints").latest_step() == step < 6
 
-    loop.fit(_settings(on_nonfinite="skip", max_nonfinite=2), _dataset(), run)
+    fit.fit(_settings(on_nonfinite="skip", max_nonfinite=2), _dataset(), run)
     other = tmp_path / "other"  # which skips from the start
-    loop.fit(_settings(on_nonfinite="skip", max_nonfinite=2), _dataset(), other)
+    fit.fit(_settings(on_nonfinite="skip", max_nonfinite=2), _dataset(), other)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["skipped_steps"] for record in records] == [1, 1, 1]
     arrays, expected = (Checkpoints(f / "checkpoints").arrays(18) for f in (run, other))
@@ -213,7 +212,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch):
     dataset = _dataset()
     dataset.train.labels[:] = BAD
     with pytest.raises(UserError, match="step 3, the last of 3 in a row, is not .* after step 2 "):
-        loop.fit(_settings(on_nonfinite="skip", max_nonfinite=3), dataset, tmp_path / "run")
+        fit.fit(_settings(on_nonfinite="skip", max_nonfinite=3), dataset, tmp_path / "run")
     assert Checkpoints(tmp_path / "run" / "checkpoints").latest_step() == 2
 
 
@@ -223,5 +222,5 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_written(tmp_pa
     dataset.train.labels[:] = 0
     dataset.eval.labels[:] = BAD
     with pytest.raises(UserError, match="evaluation loss after step 6 is nan; the state is saved"):
-        loop.fit(_settings(), dataset, tmp_path / "run")
+        fit.fit(_settings(), dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

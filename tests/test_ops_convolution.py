@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.ops.conv import xla as algorithms
-from jaxcnn.ops.winograd import stride1 as winograd
-from jaxcnn.ops.winograd import stride2 as strided
+from jaxcnn.ops.conv import xla
+from jaxcnn.ops.winograd import stride1, stride2
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -102,8 +101,8 @@ def test_any_shape_agrees_with_the_definition(data: st.DataObject) -> None:
     winograd = draw(st.sampled_from([1, 128]), "channels from which on Winograd is used")
     case = random_case(batch, size, channels, features, kernel, stride, pads, depthwise)
     with (
-        mock.patch.object(algorithms, "WINOGRAD_CHANNELS", winograd),
-        mock.patch.object(algorithms, "WINOGRAD_GRADIENT_CHANNELS", winograd),
+        mock.patch.object(xla, "WINOGRAD_CHANNELS", winograd),
+        mock.patch.object(xla, "WINOGRAD_GRADIENT_CHANNELS", winograd),
     ):
         jax.clear_caches()
         result = computed(*case, stride, pads)
@@ -137,7 +136,7 @@ def kind_case(kind: str, batch: int = 7, size: tuple[int, int] = (7, 8)) -> tupl
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_that_chunks_do_not_divide(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (algorithms, strided, winograd):
+    for module in (xla, stride1, stride2):
         monkeypatch.setattr(module, "chunk_size", lambda *_: 3)
     case, stride, pads = kind_case(kind)
     assert_close(computed(*case, stride, pads), definition(*case, stride, pads), 2e-5)

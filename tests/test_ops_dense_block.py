@@ -15,8 +15,7 @@ import pytest
 
 from jaxcnn import ops
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.ops.dense_block import passes as dense_passes
-from jaxcnn.ops.dense_block import stages as dense_stages
+from jaxcnn.ops.dense_block import passes, stages
 from jaxcnn.ops.dense_block.arithmetic import patches, shifted_sum
 
 EPSILON = 1e-5
@@ -106,8 +105,8 @@ def test_it_is_the_block_layer_by_layer(
     bottleneck: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dense_stages, "images_in_chunk", lambda *_: 2)  # Some batches leave a rest.
-    monkeypatch.setattr(dense_passes, "_WIDEST", dict.fromkeys((False, True), widest))
+    monkeypatch.setattr(stages, "images_in_chunk", lambda *_: 2)  # Some batches leave a rest.
+    monkeypatch.setattr(passes, "_WIDEST", dict.fromkeys((False, True), widest))
     with jax.enable_x64(True):
         x, weights = pixels(batch, height, width, 5), make(5, 3, 4, bottleneck)
         ours = values_and_gradients(one_operation, x, weights)
@@ -118,8 +117,8 @@ def test_it_is_the_block_layer_by_layer(
 def test_layers_of_like_width_share_a_loop(
     widest: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense_passes, "_WIDEST", dict.fromkeys((False, True), widest))
-    groups = list(dense_passes.groups(5, make(5, 3, 4, 0, np.float32)))
+    monkeypatch.setattr(passes, "_WIDEST", dict.fromkeys((False, True), widest))
+    groups = list(passes.groups(5, make(5, 3, 4, 0, np.float32)))
     assert [len(group.layers) for group in groups] == sizes
     assert [group.channels for group in groups] == [5 + 4 * (n - 1) for n in np.cumsum(sizes)]
 
@@ -172,12 +171,12 @@ def test_it_is_at_least_as_exact_as_layer_by_layer(
 def test_the_shapes_are_said_without_tracing(dtype: Any, bottleneck: int) -> None:
     weights = make(6, 3, 4, bottleneck, np.float32)
     x = jax.ShapeDtypeStruct((2, 5, 7, 6), dtype)
-    forward = functools.partial(dense_passes.forward, epsilon=EPSILON)
-    said = dense_passes.forward_shapes(x, weights)
+    forward = functools.partial(passes.forward, epsilon=EPSILON)
+    said = passes.forward_shapes(x, weights)
     assert said == jax.eval_shape(forward, x, weights)
-    backward = functools.partial(dense_passes.backward, epsilon=EPSILON)
+    backward = functools.partial(passes.backward, epsilon=EPSILON)
     operands = (*said, weights, said[0])
-    assert dense_passes.backward_shapes(*operands) == jax.eval_shape(backward, *operands)
+    assert passes.backward_shapes(*operands) == jax.eval_shape(backward, *operands)
 
 
 def test_vmap_runs_each_member() -> None:
@@ -242,8 +241,8 @@ def test_a_sharded_batch_is_not_gathered_and_reduced_once_a_stage() -> None:
     from jax.sharding import NamedSharding, PartitionSpec as P
     from jaxcnn.ops import dense_passes, dense_stages
     from test_ops_dense_block import make, one_operation, pixels
-    dense_stages.images_in_chunk = lambda *_: 2
-    dense_passes._WIDEST = {True: 1}  # No loop over layers: what is left are those over chunks.
+    stages.images_in_chunk = lambda *_: 2
+    passes._WIDEST = {True: 1}  # No loop over layers: what is left are those over chunks.
     x, weights = pixels(40, 8, 8, 5, dtype="f"), make(5, 2, 4, 8, "f")
     loss = lambda weights, x: jnp.sum(one_operation(x, weights)[0] ** 2)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

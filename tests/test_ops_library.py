@@ -28,14 +28,15 @@ from test_ops_convolution import (
 
 from jaxcnn import ops
 from jaxcnn.models.resnet import ResNet
-from jaxcnn.ops import onednn_calls as onednn
-from jaxcnn.ops.conv import onednn as library
-from jaxcnn.ops.winograd import stride1 as winograd
-from jaxcnn.ops.winograd import stride2 as strided
+from jaxcnn.ops import onednn_calls
+from jaxcnn.ops.conv import onednn
+from jaxcnn.ops.winograd import stride1, stride2
 from jaxcnn.runtime.compilation import compiled
 
 pytestmark = [
-    pytest.mark.skipif(not onednn.is_present(), reason="this jaxlib has no oneDNN that was tested"),
+    pytest.mark.skipif(
+        not onednn_calls.is_present(), reason="this jaxlib has no oneDNN that was tested"
+    ),
     pytest.mark.usefixtures("winograd_for_few_images"),
 ]
 
@@ -75,7 +76,7 @@ def test_any_shape_agrees_with_the_definition(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_that_chunks_do_not_divide(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (library, strided, winograd):
+    for module in (onednn, stride1, stride2):
         monkeypatch.setattr(module, "chunk_size", lambda *_: 3)
     channels, features, kernel, stride, depthwise = KINDS[kind]
     pads = ((kernel // 2,) * 2,) * 2

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn import ops
-from jaxcnn.ops import onednn_calls as onednn
+from jaxcnn.ops import onednn_calls
 from jaxcnn.ops.norm_conv import DeferredNorm
-from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.ops.winograd import stride1
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
 
@@ -87,8 +87,8 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """With and without oneDNN's products."""
     jax.clear_caches()
     if request.param == "jax":
-        monkeypatch.setattr(onednn, "is_usable", lambda: False)
-    elif not onednn.is_present():
+        monkeypatch.setattr(onednn_calls, "is_usable", lambda: False)
+    elif not onednn_calls.is_present():
         pytest.skip("this jaxlib has no oneDNN that was tested")
     with ops.uncached():
         yield request.param
@@ -113,7 +113,7 @@ def test_a_batch_that_chunks_do_not_divide(
 ) -> None:
     arrays = operands(shape, 80)
     whole = value_and_gradients(at_once, in_float32(arrays))
-    monkeypatch.setattr(winograd, "chunk_size", lambda *_: 3)
+    monkeypatch.setattr(stride1, "chunk_size", lambda *_: 3)
     jax.clear_caches()
     in_parts = value_and_gradients(at_once, in_float32(arrays))
     for results in (whole, in_parts):
@@ -178,7 +178,7 @@ def test_the_array_between_is_not_made(library: str) -> None:
 
     whole = r"stablehlo.maximum .*tensor<32x8x8x64xf32>"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "chunk_size", lambda *_: 4)
+        patch.setattr(stride1, "chunk_size", lambda *_: 4)
         assert not re.search(whole, gradients(at_once, "cpu"))
         assert re.search(whole, gradients(step_by_step, "cpu"))
         assert len(re.findall("stablehlo.convolution", gradients(at_once, "tpu"))) == 3

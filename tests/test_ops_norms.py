@@ -52,7 +52,7 @@ def test_batch_norm_is_that_of_flax(train: bool, is_rectified: bool, shape: Any)
 
 
 def _loss(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.sin(ops.normalised(x, scale, bias, *ops.moments(x), 1e-5, True)))
+    return jnp.sum(jnp.sin(ops.normalized(x, scale, bias, *ops.moments(x), 1e-5, True)))
 
 
 def _operands(dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
@@ -80,7 +80,7 @@ def test_vmap_and_remat_change_nothing() -> None:
 def test_bfloat16_is_computed_in_float32() -> None:
     x, scale, bias = _operands(jnp.bfloat16)
     mean, var = ops.moments(x)
-    y = ops.normalised(x, scale, bias, mean, var, 1e-5, True)
+    y = ops.normalized(x, scale, bias, mean, var, 1e-5, True)
     assert {a.dtype for a in (y, mean, var)} == {jnp.dtype(jnp.float32)}
     dx, *rest = jax.grad(_loss, (0, 1, 2))(x, scale, bias)
     wide, *expected = jax.grad(_loss, (0, 1, 2))(x.astype(jnp.float32), scale, bias)
@@ -97,7 +97,7 @@ def test_a_sharded_batch_is_not_gathered() -> None:
     from jaxcnn import ops
 
     def loss(x, scale, bias):
-        return jnp.sum(jnp.sin(ops.normalised(x, scale, bias, *ops.moments(x), 1e-5, True)))
+        return jnp.sum(jnp.sin(ops.normalized(x, scale, bias, *ops.moments(x), 1e-5, True)))
 
     def local(x, scale, bias):
         return jax.lax.pmean(loss(x, scale, bias), "data")

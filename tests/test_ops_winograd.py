@@ -9,25 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops_convolution import definition, random_case
 
-from jaxcnn.ops.conv import xla as algorithms
-from jaxcnn.ops.spec import Geometry
-from jaxcnn.ops.winograd import coefficients as schemes
-from jaxcnn.ops.winograd import stride1 as winograd
-from jaxcnn.ops.winograd import stride2 as strided
+from jaxcnn.ops.conv import xla
+from jaxcnn.ops.spec import ConvSpec
+from jaxcnn.ops.winograd import coefficients, stride1, stride2
 
 
 def computed(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, stride: int, pads: tuple) -> tuple:
     """Value, gradient of the images and gradient of the kernel; with stride 2 the last alone."""
-    geometry = Geometry((x.shape[1], x.shape[2]), (3, 3), (stride, stride), pads, False)
+    spec = ConvSpec((x.shape[1], x.shape[2]), (3, 3), (stride, stride), pads, False)
 
     def results(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple:
-        products = algorithms.PRODUCTS
-        gradient = algorithms.winograd_kernel_gradient(x, dy, geometry, products)
+        products = xla.PRODUCTS
+        gradient = xla.winograd_kernel_gradient(x, dy, spec, products)
         if stride == 2:
             return (gradient,)
         return (
-            winograd.forward(x, kernel, geometry, products),
-            winograd.input_gradient(dy, kernel, geometry, products),
+            stride1.forward(x, kernel, spec, products),
+            stride1.conv_input_grad(dy, kernel, spec, products),
             gradient,
         )
 
@@ -52,10 +50,10 @@ def test_every_scheme_agrees_with_the_definition(stride: int, m: int, data: st.D
     case = random_case(batch, size, channels, features, 3, stride, pads)
     expected = definition(*case, stride, pads)
     # With no room for a chunk all kernels count as large.
-    room = data.draw(st.sampled_from([0, winograd._CHUNK_BYTES]), "room")
+    room = data.draw(st.sampled_from([0, stride1._CHUNK_BYTES]), "room")
     with (
-        mock.patch.object(schemes, "POINTS", {m: schemes.POINTS[m]}),
-        mock.patch.object(winograd, "_CHUNK_BYTES", room),
+        mock.patch.object(coefficients, "POINTS", {m: coefficients.POINTS[m]}),
+        mock.patch.object(stride1, "_CHUNK_BYTES", room),
     ):
         assert_last_close(computed(*case, stride, pads), expected, 5e-6)
         with jax.enable_x64(True):
@@ -65,7 +63,7 @@ def test_every_scheme_agrees_with_the_definition(stride: int, m: int, data: st.D
 
 def test_tiles_take_the_fewest_multiplications() -> None:
     sizes = {(2, 2): 2, (4, 4): 4, (6, 6): 2, (7, 7): 4, (8, 8): 4, (32, 32): 4}
-    assert {size: winograd._scheme(size).outputs for size in sizes} == sizes
+    assert {size: stride1._scheme(size).outputs for size in sizes} == sizes
 
 
 @pytest.mark.parametrize(
@@ -77,11 +75,11 @@ def test_tiles_take_the_fewest_multiplications() -> None:
     ],
 )
 def test_it_pays_where_it_saves_enough(stride: int, size: int, batch: int, expected: bool) -> None:
-    def geometry(kernel: int = 3, depthwise: bool = False) -> Geometry:
+    def spec(kernel: int = 3, depthwise: bool = False) -> ConvSpec:
         pads = ((kernel // 2, kernel // 2),) * 2
-        return Geometry((size, size), (kernel, kernel), (stride, stride), pads, depthwise)
+        return ConvSpec((size, size), (kernel, kernel), (stride, stride), pads, depthwise)
 
-    pays = winograd.pays if stride == 1 else strided.pays
-    assert pays(geometry(), batch) == expected
-    assert not pays(geometry(kernel=5), batch)
-    assert not pays(geometry(depthwise=True), batch)
+    is_profitable = (stride1 if stride == 1 else stride2).is_profitable
+    assert is_profitable(spec(), batch) == expected
+    assert not is_profitable(spec(kernel=5), batch)
+    assert not is_profitable(spec(depthwise=True), batch)

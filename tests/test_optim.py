@@ -59,7 +59,7 @@ def _create(**changes):
         epochs=1,
         steps_per_epoch=10,
     )
-    return optim.create(**{**settings, **changes})
+    return optim.create_optimizer(**{**settings, **changes})
 
 
 PARAMS = {
@@ -73,7 +73,7 @@ GRADS = {
 
 
 def _direction(optimizer, grads=GRADS):
-    return optimizer.direction.update(grads, optimizer.direction.init(PARAMS), PARAMS)[0]
+    return optimizer.tx.update(grads, optimizer.tx.init(PARAMS), PARAMS)[0]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -86,9 +86,9 @@ def test_weight_decay_touches_kernels_only(name):
 
 def test_nesterov_momentum_follows_its_recurrence():
     optimizer = _create(weight_decay=0.01)
-    state, kernel, velocity = optimizer.direction.init(PARAMS), np.float32([2.0, -1.0]), 0.0
+    state, kernel, velocity = optimizer.tx.init(PARAMS), np.float32([2.0, -1.0]), 0.0
     for _ in range(3):
-        direction, state = optimizer.direction.update(GRADS, state, PARAMS)
+        direction, state = optimizer.tx.update(GRADS, state, PARAMS)
         grad = 0.5 + 0.01 * kernel
         velocity = 0.9 * velocity + grad
         np.testing.assert_allclose(direction["conv"]["kernel"], grad + 0.9 * velocity, rtol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate import image_files as pictures
+from jaxcnn.evaluate import image_files
 
 SHAPE = (32, 32, 3)
 
@@ -30,7 +30,7 @@ def _save(path, image, **options):
 
 
 def _read(path, shape=SHAPE):
-    return pictures.read(path, shape)
+    return image_files.read(path, shape)
 
 
 def test_pixels_are_kept_where_the_size_fits(tmp_path):
@@ -139,22 +139,22 @@ def _noise(kind):
 def test_a_bad_file_is_refused_in_one_line_that_names_it(content, expected, tmp_path):
     path = tmp_path / "bad.png"
     path.write_bytes(content)
-    with pytest.raises(pictures.Refused) as refused:
+    with pytest.raises(image_files.Refused) as refused:
         _read(path)
     assert str(refused.value).startswith(f"{path}: ") and expected in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_files_that_are_too_large_or_no_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 2**20)
     (tmp_path / "big.png").write_bytes(bytes(2**20 + 1))
-    with pytest.raises(pictures.Refused, match="larger than 1 MiB"):
+    with pytest.raises(image_files.Refused, match="larger than 1 MiB"):
         _read(tmp_path / "big.png")
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(pictures.Refused, match="not a plain file"):
+    with pytest.raises(image_files.Refused, match="not a plain file"):
         _read(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("nowhere")
-    with pytest.raises(pictures.Refused, match="no such file"):
+    with pytest.raises(image_files.Refused, match="no such file"):
         _read(tmp_path / "link.png")
 
 
@@ -163,7 +163,7 @@ def test_names_mean_files_folders_and_patterns(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    names = lambda *given: [str(p.relative_to(tmp_path)) for p in pictures.find(given)]  # noqa: E731
+    names = lambda *given: [str(p.relative_to(tmp_path)) for p in image_files.find(given)]  # noqa: E731
     assert names(f"{tmp_path}") == ["a.png", "b.JPG", "deep/c.webp"]
     assert names(f"{tmp_path}/notes.txt") == ["notes.txt"]
     assert names(f"{tmp_path}/*.png", f"{tmp_path}/a.png") == ["a.png"]

@@ -10,12 +10,12 @@ import pytest
 from conftest import random_dataset
 
 from jaxcnn import ops
-from jaxcnn.config import schema as config
+from jaxcnn.config import schema
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
-from jaxcnn.run.observers import Silence
+from jaxcnn.run.observers import Observer
 from jaxcnn.runtime import memory
-from jaxcnn.train import fit as loop
+from jaxcnn.train import fit
 from jaxcnn.train.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -29,13 +29,13 @@ def settings(monkeypatch):
     small = resnet.ResNet, {"blocks": (1,), "widths": (8,)}
     monkeypatch.setitem(resnet.VARIANTS, "resnet20", small)
     monkeypatch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
-    result = config.default_config()
+    result = schema.default_config()
     result.dataset.name, result.model.name = "noise", "resnet20"
     result.train.batch_size, result.train.eval_batch_size, result.train.epochs = 16, 10, 2
     return result
 
 
-class Said(Silence):
+class Said(Observer):
     """Keeps what is said."""
 
     def __init__(self):
@@ -48,8 +48,8 @@ class Said(Silence):
 
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(settings, tmp_path):
     report = Said()
-    settings.train.accumulate = 2
-    loop.dry_run(settings, random_dataset(), tmp_path / "run", report)
+    settings.train.grad_accum_steps = 2
+    fit.dry_run(settings, random_dataset(), tmp_path / "run", report)
     text = "\n".join(report.lines)
     for expected in (
         "devices: 1 x cpu (cpu), 1 process\n",
@@ -66,21 +66,21 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(settings, tmp_path
 def test_a_dry_run_finds_what_a_run_would(settings, tmp_path):
     (tmp_path / "file").write_text("something else")
     with pytest.raises(UserError, match="exists and is not a run folder"):
-        loop.dry_run(settings, random_dataset(), tmp_path, Said())
+        fit.dry_run(settings, random_dataset(), tmp_path, Said())
 
 
 def test_a_step_that_cannot_fit_is_refused_with_what_would(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "limit", lambda: 500_000)
     with pytest.raises(UserError) as refused:
-        loop.fit(settings, random_dataset(), tmp_path / "run")
+        fit.fit(settings, random_dataset(), tmp_path / "run")
     message = str(refused.value)
     assert message.startswith("not enough memory for train.batch_size=16: a step needs about 0.00")
-    assert "train.accumulate=2, train.remat=True, model.dtype=bfloat16" in message
+    assert "train.grad_accum_steps=2, train.remat=True, model.dtype=bfloat16" in message
     assert "\n" not in message
 
 
 def test_recomputing_is_proposed_where_it_helps():
-    train = {"batch_size": 128, "accumulate": 1, "remat": False, "shard_optimizer": False}
+    train = {"batch_size": 128, "grad_accum_steps": 1, "remat": False, "shard_optimizer": False}
     helps = [("resnet18", {}, True), ("lenet", {}, False), ("densenet40_k12", {}, False)]
     for name, fields, expected in [*helps, ("densenet40_k12", {"drop_rate": 0.2}, True)]:
         model = {"name": name, "dtype": "float32", **fields}
@@ -94,7 +94,7 @@ def test_a_device_that_runs_out_of_memory_is_told_in_one_line(settings, tmp_path
 
     monkeypatch.setattr(Programs, "train", exhausted)
     with pytest.raises(UserError, match="not enough memory for train.batch_size=16: a step needs"):
-        loop.fit(settings, random_dataset(), tmp_path / "run")
+        fit.fit(settings, random_dataset(), tmp_path / "run")
 
 
 def test_an_estimate_has_the_parts_of_the_program():
@@ -114,7 +114,7 @@ def test_the_largest_batch_is_a_multiple_that_fits():
 def test_a_batch_that_does_not_divide_is_refused_on_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "jaxcnn.main", f"--config={ROOT}/configs/lenet.py:digits"]
-        + ["--config.train.batch_size=100", "--dry_run"],
+        + ["--schema.train.batch_size=100", "--dry_run"],
         cwd=tmp_path,
         env={**launch_local.environment(0, 8, False), "HOME": str(tmp_path)},
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Several processes: they agree, stop at the same step, end together, and continue."""
+"""ObserverList processes: they agree, stop at the same step, end together, and continue."""
 
 import json
 import os
@@ -14,8 +14,7 @@ import pytest
 
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
-from jaxcnn.runtime import distributed as processes
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.runtime import distributed, sharding
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -24,7 +23,7 @@ import torture  # noqa: E402
 
 COMMAND = [
     *(sys.executable, "-m", "jaxcnn.main", f"--config={ROOT}/configs/lenet.py:digits"),
-    *("--config.train.epochs=6", "--config.train.log_steps=1"),
+    *("--config.train.epochs=6", "--config.train.log_every_steps=1"),
 ]
 
 
@@ -44,7 +43,7 @@ COMMAND = [
     ],
 )
 def test_a_launcher_of_several_processes_is_recognised(environment, launcher):
-    assert processes.launched_by(environment) == launcher
+    assert distributed.launched_by(environment) == launcher
 
 
 @pytest.mark.parametrize(
@@ -58,14 +57,17 @@ def test_a_launcher_of_several_processes_is_recognised(environment, launcher):
 )
 def test_flags_that_do_not_go_together_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        processes.initialize(*arguments)
+        distributed.initialize(*arguments)
 
 
 def test_a_process_alone_agrees_with_itself_at_once():
-    agreement = processes.Agreement(parallel.data_mesh())
+    agreement = distributed.SignalSync(sharding.data_mesh())
     after = jax.numpy.int32(0)
     assert [agreement(wish, after) for wish in (0, 15, 0)] == [0, 15, 0]
-    assert processes.from_first(lambda: 7) == 7 and processes.from_first(lambda: None) == 0
+    assert (
+        distributed.broadcast_from_process_0(lambda: 7) == 7
+        and distributed.broadcast_from_process_0(lambda: None) == 0
+    )
 
 
 def test_the_launcher_returns_the_first_failure_and_prefixes_the_output():
@@ -160,17 +162,17 @@ parser.add_argument("folders", nargs=2, type=Path)
 for flag, kind in (("--coordinator", str), ("--num_processes", int), ("--process_id", int)):
     parser.add_argument(flag, type=kind)
 o = parser.parse_args()
-from jaxcnn.runtime import distributed as processes
-processes.initialize(o.coordinator, o.num_processes, o.process_id)
+from jaxcnn.runtime import distributed
+distributed.initialize(o.coordinator, o.num_processes, o.process_id)
 import jax, jax.numpy as jnp
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.runtime import sharding
 from jaxcnn.run.checkpoint import Checkpoints
-mesh = parallel.data_mesh()
+mesh = sharding.data_mesh()
 shapes = {"kernel": (16, 3, 8), "bias": (5,), "momentum": {"kernel": (16, 3, 8), "bias": (5,)}}
 leaf = lambda x: isinstance(x, tuple)
 shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=leaf)
-shardings = jax.tree.map(lambda _: parallel.replicated(mesh), shapes)
-shardings["momentum"] = parallel.split_where_possible(shapes["momentum"], mesh)
+shardings = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+shardings["momentum"] = sharding.split_where_possible(shapes["momentum"], mesh)
 template = jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings
 )

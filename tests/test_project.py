@@ -36,7 +36,7 @@ DOORS = {
 
 
 def _unit(path):
-    """Returns "models" for jaxcnn/models/resnet.py and "loop" for jaxcnn/loop.py."""
+    """Returns "models" for jaxcnn/models/resnet.py and "loop" for jaxcnn/fit.py."""
     first = path.relative_to(PACKAGE).parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
@@ -82,10 +82,10 @@ def test_training_does_not_import_tensorflow_or_torch():
     program = (
         "import sys, pathlib, tempfile\n"
         "from jaxcnn import config, data\n"
-        "from jaxcnn.train import fit as loop\n"
+        "from jaxcnn.train import fit\n"
         "c = config.use_dataset(config.default_config(), 'digits')\n"
         "c.model.name, c.train.epochs, c.optim.warmup_epochs = 'lenet', 1, 0.0\n"
-        "loop.fit(c, data.load(**c.dataset), pathlib.Path(tempfile.mkdtemp()) / 'run')\n"
+        "fit.fit(c, data.load(**c.dataset), pathlib.Path(tempfile.mkdtemp()) / 'run')\n"
         "print(sorted({'tensorflow', 'torch', 'keras'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

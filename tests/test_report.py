@@ -9,13 +9,13 @@ import pytest
 from conftest import random_dataset
 
 from jaxcnn import models, plots, report
-from jaxcnn.config import schema as config
+from jaxcnn.config import schema
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import run as runs
-from jaxcnn.models import summary as describe
+from jaxcnn.models import summary
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.report import claims, facts, measure, page
-from jaxcnn.train import fit as loop
+from jaxcnn.train import fit
 
 
 def _fact(name, model, **changes):
@@ -136,7 +136,7 @@ def test_connections_of_a_dense_block_are_read_off_its_kernels(bn_size):
 
 def test_the_untrained_networks_have_equal_depths():
     for name, _, depth, model in measure._untrained(10):
-        layers = describe.layers(model, (32, 32, 3))
+        layers = summary.layers(model, (32, 32, 3))
         assert sum(layer.kind != "norm" for layer in layers) == depth, name
 
 
@@ -190,12 +190,12 @@ def test_the_page_is_whole_and_what_runs_say_is_only_text():
 
 
 def _run(folder, name):
-    settings = config.default_config()
+    settings = schema.default_config()
     settings.model.name = name
     settings.train.epochs, settings.train.batch_size = 1, 16
     settings.train.eval_batch_size, settings.train.plots = 10, False
     settings.optim.peak_lr = 0.01
-    loop.fit(settings, random_dataset(size=32), folder)
+    fit.fit(settings, random_dataset(size=32), folder)
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ from jaxcnn.config.compat import differences, fingerprint
 from jaxcnn.errors import UserError
 from jaxcnn.run.folder import RunDir, write_atomically
 
-CONFIG = {"seed": 0, "optim": {"peak_lr": 0.1}, "train": {"epochs": 3, "log_steps": 10}}
+CONFIG = {"seed": 0, "optim": {"peak_lr": 0.1}, "train": {"epochs": 3, "log_every_steps": 10}}
 
 
 def _claim(run, settings):
-    with run.claimed(settings):
+    with run.locked(settings):
         pass
 
 
@@ -31,7 +31,9 @@ def test_another_configuration_is_refused_with_the_differing_keys_and_what_may_d
     run = RunDir(tmp_path / "run")
     _claim(run, CONFIG)
     other = {**_with("optim", peak_lr=0.2), "seed": 1}
-    expected = "seed was 0, is 1, optim.peak_lr was 0.1, is 0.2.*may change: .*train.log_steps"
+    expected = (
+        "seed was 0, is 1, optim.peak_lr was 0.1, is 0.2.*may change: .*train.log_every_steps"
+    )
     for refuse in (run.check, lambda settings: _claim(run, settings)):
         with pytest.raises(UserError, match=expected):
             refuse(other)
@@ -41,7 +43,7 @@ def test_another_configuration_is_refused_with_the_differing_keys_and_what_may_d
 def test_what_has_no_part_in_the_numbers_may_change_and_epochs_may_rise(tmp_path):
     run = RunDir(tmp_path / "run")
     _claim(run, CONFIG)
-    for changed in (_with("train", log_steps=1), _with("train", epochs=5)):
+    for changed in (_with("train", log_every_steps=1), _with("train", epochs=5)):
         assert fingerprint(changed) == fingerprint(CONFIG)
         _claim(run, changed)
         assert run.read_json("config.json") == changed
@@ -89,7 +91,7 @@ def test_metrics_ignore_a_line_that_was_cut_short_and_drop_what_comes_after_a_st
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4')
     assert [record["step"] for record in run.read_metrics()] == [10, 20, 30]
-    assert run.cut_metrics(20) == [{"step": 10}, {"step": 20}]
+    assert run.truncate_metrics(20) == [{"step": 10}, {"step": 20}]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20}\n'
 
 
@@ -97,7 +99,7 @@ def test_metrics_that_need_no_cut_are_not_written_anew(tmp_path):
     run = RunDir(tmp_path)
     run.append_metrics({"step": 10})
     before = (tmp_path / "metrics.jsonl").stat()
-    assert run.cut_metrics(10) == [{"step": 10}]
+    assert run.truncate_metrics(10) == [{"step": 10}]
     assert (tmp_path / "metrics.jsonl").stat() == before
 
 

@@ -14,17 +14,17 @@ from conftest import random_dataset
 from PIL import Image
 
 from jaxcnn import ops, plots
-from jaxcnn.config import schema as config
+from jaxcnn.config import schema
 from jaxcnn.config import settings as resolve
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate import run as runs
-from jaxcnn.evaluate import run_plots as gallery
+from jaxcnn.evaluate import run_plots as run_plots
 from jaxcnn.evaluate.run import Run
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.observers import Silence
-from jaxcnn.train import fit as loop
+from jaxcnn.run.observers import Observer
+from jaxcnn.train import fit
 
 ROOT = Path(__file__).parents[1]
 PICTURES = {
@@ -39,7 +39,7 @@ PICTURES = {
 
 
 def _config(**train):
-    settings = config.use_dataset(config.default_config(), "digits")
+    settings = schema.use_dataset(schema.default_config(), "digits")
     settings.model.name = "lenet"
     settings.optim.warmup_epochs = 0.0
     settings.train.epochs = 2
@@ -49,7 +49,7 @@ def _config(**train):
     return settings
 
 
-class Said(Silence):
+class Said(Observer):
     """Keeps what is said."""
 
     def __init__(self):
@@ -80,7 +80,7 @@ def finished(tmp_path_factory, digits):
     """A LeNet trained for two epochs on the embedded digits, with everything switched on."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     said = Said()
-    loop.fit(_config(plots=True, tensorboard=True), digits, folder, said)
+    fit.fit(_config(plots=True, tensorboard=True), digits, folder, said)
     assert not [line for line in said.lines if "warning" in line]
     return folder
 
@@ -113,7 +113,7 @@ def test_a_training_leaves_its_pictures(finished):
 
 
 def test_pictures_and_events_have_no_part_in_the_numbers(finished, digits, tmp_path):
-    loop.fit(_config(), digits, tmp_path / "run")
+    fit.fit(_config(), digits, tmp_path / "run")
     assert not (tmp_path / "run" / "plots").exists()
     one, other = (Checkpoints(path / "checkpoints") for path in (finished, tmp_path / "run"))
     assert one.steps() == other.steps()
@@ -130,7 +130,7 @@ def test_a_picture_that_cannot_be_drawn_costs_one_line_and_no_training(
 
     monkeypatch.setattr(plots, "save", full)
     said = Said()
-    summary = loop.fit(_config(plots=True), digits, tmp_path / "run", said)
+    summary = fit.fit(_config(plots=True), digits, tmp_path / "run", said)
     assert summary["epoch"] == 2
     warnings = [line for line in said.lines if line.startswith("warning")]
     assert len(warnings) == 1
@@ -141,8 +141,8 @@ def test_curves_wait_until_they_cost_little(finished, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(path.name))
     clock = iter([0.0, 1.0, 2.0, 50.0, 52.0, 53.0, 54.0, 54.5])
-    monkeypatch.setattr(gallery.time, "monotonic", lambda: next(clock))
-    pictures = gallery.Gallery(RunDir(finished), Run(finished).config, print, tmp_path)
+    monkeypatch.setattr(run_plots.time, "monotonic", lambda: next(clock))
+    pictures = run_plots.RunPlots(RunDir(finished), Run(finished).config, print, tmp_path)
     pictures.epoch({"epoch": 1}, 4)  # from 0 s to 1 s: the next one can be at 51 s
     pictures.epoch({"epoch": 2}, 4)  # at 2 s
     pictures.epoch({"epoch": 3}, 4)  # at 50 s
@@ -155,9 +155,9 @@ def test_curves_wait_until_they_cost_little(finished, tmp_path, monkeypatch):
 
 def test_worst_mistakes_are_wrong_and_give_the_truth_the_least():
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    assert gallery.worst(probabilities, np.array([1, 1, 1, 0]), 9) == [0, 1]
-    assert gallery.spread(100, 3) == [0, 49, 99]
-    assert gallery.spread(2, 16) == [0, 1]
+    assert run_plots.worst(probabilities, np.array([1, 1, 1, 0]), 9) == [0, 1]
+    assert run_plots.spread(100, 3) == [0, 49, 99]
+    assert run_plots.spread(2, 16) == [0, 1]
 
 
 def test_the_evaluation_is_that_of_the_training(finished):
@@ -213,7 +213,7 @@ def test_a_checkpoint_that_disappears_while_it_is_read_is_passed_over(finished, 
 def test_averaged_weights_are_the_ones_that_are_used(tmp_path):
     settings = _config(ema_decay=0.5, epochs=1, batch_size=16, eval_batch_size=10)
     dataset = random_dataset(size=16)
-    loop.fit(settings, dataset, tmp_path / "run")
+    fit.fit(settings, dataset, tmp_path / "run")
     run = Run(tmp_path / "run")
     step, variables = run.newest(print)
     arrays = Checkpoints(tmp_path / "run" / "checkpoints").arrays(step)
@@ -224,16 +224,16 @@ def test_averaged_weights_are_the_ones_that_are_used(tmp_path):
 
 
 def test_what_is_no_run_is_named(finished, tmp_path):
-    with pytest.raises(UserError, match="is no run folder, it has no config.json"):
+    with pytest.raises(UserError, match="is no run folder, it has no schema.json"):
         Run(tmp_path)
     shutil.copytree(finished, tmp_path / "run")
-    content = json.loads((finished / "config.json").read_text())
+    content = json.loads((finished / "schema.json").read_text())
     del content["dataset"]["mean"]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    (tmp_path / "run" / "schema.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="not what a run writes .*mean"):
         Run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    shutil.copy(finished / "config.json", tmp_path / "run")
+    shutil.copy(finished / "schema.json", tmp_path / "run")
     with pytest.raises(UserError, match="has no whole checkpoint yet"):
         Run(tmp_path / "run").newest(print)
 
@@ -315,10 +315,10 @@ def test_a_missing_tensorboard_library_is_named_before_anything_is_compiled(
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'jaxcnn\[tensorboard\]'"):
-        loop.fit(_config(tensorboard=True), digits, tmp_path / "run")
+        fit.fit(_config(tensorboard=True), digits, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_the_network_of_a_run_is_that_of_its_config(finished):
     run = Run(finished)
-    assert run.model == resolve.model_of(json.loads((finished / "config.json").read_text()))
+    assert run.model == resolve.model_of(json.loads((finished / "schema.json").read_text()))

@@ -9,7 +9,7 @@ import pytest
 from conftest import FAMILIES, SMALL, random_dataset, random_images
 
 from jaxcnn.data import augment
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.runtime import sharding
 from jaxcnn.runtime.compilation import init_compiler_options
 from jaxcnn.train import metrics, optim
 from jaxcnn.train import step as steps
@@ -17,8 +17,8 @@ from jaxcnn.train.programs import Layout, Programs
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 
-MOMENTS = augment.Moments((0.5,) * 3, (0.25,) * 3)
-NO_AUGMENT = augment.create(crop_padding=0, flip=False)
+MOMENTS = augment.PixelStats((0.5,) * 3, (0.25,) * 3)
+NO_AUGMENT = augment.create_augment(crop_padding=0, flip=False)
 
 
 def _optimizer(peak_lr=0.05):
@@ -29,10 +29,10 @@ def _programs(dataset, *, model=SMALL["resnet"], eval_batch_size=10, ema_decay=0
     return Programs(
         model=model,
         optimizer=_optimizer(),
-        augment=augment.create(crop_padding=2, flip=True),
-        moments=MOMENTS,
+        augment=augment.create_augment(crop_padding=2, flip=True),
+        pixel_stats=MOMENTS,
         dataset=dataset,
-        mesh=parallel.data_mesh(),
+        mesh=sharding.data_mesh(),
         layout=Layout(batch_size=8, eval_batch_size=eval_batch_size),
         label_smoothing=0.1,
         ema_decay=ema_decay,
@@ -63,7 +63,7 @@ def test_each_family_memorises_16_images(name):
             labels,
             **settings,
             augment=NO_AUGMENT,
-            moments=MOMENTS,
+            pixel_stats=MOMENTS,
         )
     )
     for _ in range(400):

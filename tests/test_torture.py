@@ -19,7 +19,7 @@ ARGUMENTS = [
     f"--config={ROOT}/configs/lenet.py:digits",
     "--config.dataset.train_split=train[:640]",
     "--config.train.epochs=4",
-    "--config.train.log_steps=1",
+    "--config.train.log_every_steps=1",
     "--config.train.eval_batch_size=10",
 ]
 CLOCK = ("seconds", "images_per_second")

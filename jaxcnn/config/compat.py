@@ -8,7 +8,7 @@ from typing import Any
 # None of these has a part in the numbers, as long as they are finite.
 _FREE = (
     "dataset.data_dir",
-    "train.log_steps",
+    "train.log_every_steps",
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "train.plots",

@@ -1,7 +1,8 @@
 """Every hyper-parameter once: its default, what is allowed, its unit and its reason.
 
 A section is the keyword arguments of one function: `dataset` of `data.load`, `augment` of
-`augment.create`, `model` of `models.create`, `optim` of `optim.create`; `train` is the loop's own.
+`create_augment`, `model` of `models.create`, `optim` of `create_optimizer`; `train` is the loop's
+own.
 Files in configs/ start from `default_config` and override a few values.
 """
 
@@ -108,7 +109,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "epochs": Field(30, _at_least(1), "passes over the training split"),
         "batch_size": Field(128, _at_least(1), "images of a step, over all devices"),
         "eval_batch_size": Field(512, _at_least(1), "images of an evaluation step"),
-        "accumulate": Field(
+        "grad_accum_steps": Field(
             1, _at_least(1), "micro-batches of a step, one after another: less memory, more time"
         ),
         "remat": Field(
@@ -132,7 +133,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "ema_decay": Field(
             0.0, _between(0, 1), "decay of the averaged weights that are evaluated; 0: none"
         ),
-        "log_steps": Field(10, _at_least(1), "steps between two looks at the device's metrics"),
+        "log_every_steps": Field(
+            10, _at_least(1), "steps between two looks at the device's metrics"
+        ),
         "checkpoint_minutes": Field(10.0, _POSITIVE, "at most so long between two checkpoints"),
         "keep_checkpoints": Field(2, _at_least(1), "newest checkpoints that are kept"),
         "plots": Field(True, _ANY, "draw pictures into the run folder's plots/"),

@@ -13,7 +13,7 @@ from flax import linen as nn
 from ml_collections import config_dict
 
 from jaxcnn import models
-from jaxcnn.config import schema as configuration
+from jaxcnn.config import schema
 from jaxcnn.data import Dataset, augment
 
 # Steps of one compiled call, by platform, where the configuration leaves it open. On the CPU more
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     Attributes:
         batch_size: Images of a step, over all devices.
         eval_batch_size: Images of an evaluation step.
-        accumulate: Micro-batches of a step, one after another.
+        grad_accum_steps: Micro-batches of a step, one after another.
         steps_per_call: Steps of one compiled call.
         local_norms: Batch norm over each device's part in place of the whole (micro-)batch.
         shard_optimizer: Each device keeps a part of the optimizer's state.
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
     batch_size: int
     eval_batch_size: int
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     steps_per_call: int = 1
     local_norms: bool = False
     shard_optimizer: bool = False
@@ -47,8 +47,8 @@ class Layout(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the indices of a call: [steps, micro-batches, images], less axes of 1."""
-        leading = [n for n in (self.steps_per_call, self.accumulate) if n > 1]
-        return (*leading, self.batch_size // self.accumulate)
+        leading = [n for n in (self.steps_per_call, self.grad_accum_steps) if n > 1]
+        return (*leading, self.batch_size // self.grad_accum_steps)
 
 
 def resolve(config: config_dict.ConfigDict, dataset: Dataset) -> dict[str, Any]:
@@ -57,8 +57,8 @@ def resolve(config: config_dict.ConfigDict, dataset: Dataset) -> dict[str, Any]:
     Raises:
         UserError: If the network is unknown or does not have an option that is set.
     """
-    resolved = configuration.to_dict(config)
-    moments = augment.pixel_moments(dataset.train.images)
+    resolved = schema.to_dict(config)
+    moments = augment.pixel_stats(dataset.train.images)
     resolved["dataset"] |= {
         "fingerprint": dataset.fingerprint,
         "class_names": list(dataset.class_names),
@@ -86,7 +86,7 @@ def model_of(resolved: dict[str, Any]) -> nn.Module:
 
 def check_network(config: config_dict.ConfigDict) -> None:
     """Raises UserError if the network is unknown or does not have an option; needs no data."""
-    _network(configuration.to_dict(config))
+    _network(schema.to_dict(config))
 
 
 def _network(settings: dict[str, Any], **fields: Any) -> nn.Module:
@@ -103,7 +103,7 @@ def layout_of(resolved: dict[str, Any]) -> Layout:
     return Layout(
         batch_size=train["batch_size"],
         eval_batch_size=train["eval_batch_size"],
-        accumulate=train["accumulate"],
+        grad_accum_steps=train["grad_accum_steps"],
         steps_per_call=train["steps_per_call"],
         local_norms=resolved["model"]["batch_norm"] == "local",
         shard_optimizer=train["shard_optimizer"],
@@ -111,7 +111,7 @@ def layout_of(resolved: dict[str, Any]) -> Layout:
     )
 
 
-def moments_of(resolved: dict[str, Any]) -> augment.Moments:
+def pixel_stats_of(resolved: dict[str, Any]) -> augment.PixelStats:
     """Returns the pixel moments that config.json holds."""
     section = resolved["dataset"]
-    return augment.Moments(tuple(section["mean"]), tuple(section["std"]))
+    return augment.PixelStats(tuple(section["mean"]), tuple(section["std"]))

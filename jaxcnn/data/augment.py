@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 
-class Moments(NamedTuple):
+class PixelStats(NamedTuple):
     """Mean and standard deviation of each channel, in units of full scale (0..1)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-def pixel_moments(images: np.ndarray) -> Moments:
-    """Returns the moments of uint8 `[N, H, W, C]`, exact to the last rounding (6 decimals).
+def pixel_stats(images: np.ndarray) -> PixelStats:
+    """Returns the stats of uint8 `[N, H, W, C]`, exact to the last rounding (6 decimals).
 
     For CIFAR-10's training split this gives the std 0.2470, 0.2435, 0.2616; the widespread 0.2023,
     0.1994, 0.2010 is the mean of the images' own deviations. A channel that is constant gets std 1.
@@ -35,17 +35,17 @@ def pixel_moments(images: np.ndarray) -> Moments:
     mean = total / pixels / 255
     std = np.sqrt(np.maximum(squares / pixels / 255**2 - mean**2, 0))
     std = np.where(std < 1e-6, 1.0, std)
-    return Moments(tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist()))
+    return PixelStats(tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist()))
 
 
-def normalise(images: jax.Array, moments: Moments) -> jax.Array:
+def normalize(images: jax.Array, stats: PixelStats) -> jax.Array:
     """Maps uint8 `[B, H, W, C]`, 0..255, to float32 with mean 0 and variance 1 per channel."""
-    mean, std = (np.asarray(row).reshape(1, 1, 1, -1) for row in moments)
+    mean, std = (np.asarray(row).reshape(1, 1, 1, -1) for row in stats)
     scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
     return images.astype(jnp.float32) * scale - shift
 
 
-def create(*, crop_padding: int, flip: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def create_augment(*, crop_padding: int, flip: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns `augment(key, images)`, from uint8 `[..., H, W, C]` to the same shape and dtype."""
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:

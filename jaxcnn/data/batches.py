@@ -10,7 +10,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return examples // batch_size
 
 
-def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
+def shuffled_batches(seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
     """Returns the batches of an epoch.
 
     The order is a permutation of all examples that changes by epoch, so that the remainder that
@@ -33,7 +33,7 @@ def epoch_order(seed: int, epoch: int, examples: int, batch_size: int) -> np.nda
     return order[: count * batch_size].reshape(count, batch_size)
 
 
-def in_order(examples: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def sequential_batches(examples: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields all examples once: indices int32 `[B]` and a mask bool `[B]`, False for padding."""
     for start in range(0, examples, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)

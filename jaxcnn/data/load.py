@@ -8,8 +8,7 @@ import json
 import logging
 from typing import NamedTuple
 
-from jaxcnn.data import digits
-from jaxcnn.data import records as prepared
+from jaxcnn.data import digits, records
 from jaxcnn.data.splits import Source, Split, overlap, resolve, take
 
 __all__ = ["Dataset", "Split", "load"]
@@ -56,7 +55,7 @@ def load(name: str, *, data_dir: str, train_split: str, eval_split: str) -> Data
     Raises:
       UserError: an unknown name, an unusable directory or split, a failed download.
     """
-    source = digits.source() if name == digits.NAME else prepared.source(name, data_dir)
+    source = digits.source() if name == digits.NAME else records.source(name, data_dir)
     train, evaluation = resolve(train_split, source), resolve(eval_split, source)
     if shared := overlap(train, evaluation):
         _logger.warning(

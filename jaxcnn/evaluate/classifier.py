@@ -19,7 +19,7 @@ class Classifier:
         self,
         model: nn.Module,
         variables: dict[str, Any],
-        moments: augment.Moments,
+        pixel_stats: augment.PixelStats,
         image_shape: tuple[int, int, int],
         *,
         batch_size: int,
@@ -29,17 +29,17 @@ class Classifier:
         self._variables = jax.device_put(variables, jax.local_devices()[0])
 
         def apply(variables: Any, images: jax.Array) -> Any:
-            return model.apply(variables, augment.normalise(images, moments), train=False)
+            return model.apply(variables, augment.normalize(images, pixel_stats), train=False)
 
         images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
         self._apply = compiled(jax.jit(apply), (self._variables, images))
 
-    def logits(self, images: np.ndarray, between: Callable[[], None] = lambda: None) -> np.ndarray:
-        """Returns float32 `[N, K]` for uint8 `[N, H, W, C]`; calls `between` after each batch."""
+    def logits(self, images: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> np.ndarray:
+        """Returns float32 `[N, K]` for uint8 `[N, H, W, C]`; calls `on_batch` after each batch."""
         parts = []
-        for indices, mask in batches.in_order(len(images), self._batch_size):
+        for indices, mask in batches.sequential_batches(len(images), self._batch_size):
             parts.append(np.asarray(self._apply(self._variables, images[indices]))[mask])
-            between()
+            on_batch()
         return np.concatenate(parts)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:

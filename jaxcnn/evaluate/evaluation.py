@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
 def classifier(run: Run, warn: Callable[[str], None], batch_size: int) -> tuple[int, Classifier]:
     """Returns (step, network) of the run's newest checkpoint, compiled for `batch_size` images."""
     step, variables = run.newest(warn)
-    made = Classifier(run.model, variables, run.moments, run.image_shape, batch_size=batch_size)
+    made = Classifier(run.model, variables, run.pixel_stats, run.image_shape, batch_size=batch_size)
     return step, made
 
 

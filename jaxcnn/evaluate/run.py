@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from jaxcnn import data
-from jaxcnn.config import compat as identity
-from jaxcnn.config import settings as resolve
+from jaxcnn.config import compat, settings
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.manifest import Damaged
+from jaxcnn.run.manifest import CorruptCheckpointError
 
 _ATTEMPTS = 5
 
@@ -32,7 +31,7 @@ class Run:
         model_name: Its name in `jaxcnn.models`.
         class_names: A name for each class.
         image_shape: (H, W, C) of the data set's images.
-        moments: The pixel moments that images are normalised by.
+        pixel_stats: The pixel pixel_stats that images are normalised by.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,8 +55,8 @@ class Run:
             height, width, channels = section["image_shape"]
             self.image_shape: tuple[int, int, int] = (height, width, channels)
             self.model_name: str = self.config["model"]["name"]
-            self.moments = resolve.moments_of(self.config)
-            self.model = resolve.model_of(self.config)
+            self.pixel_stats = settings.pixel_stats_of(self.config)
+            self.model = settings.model_of(self.config)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -91,7 +90,7 @@ class Run:
             UserError: If there is no whole checkpoint.
         """
         checkpoints = Checkpoints(
-            self._folder.checkpoints, fingerprint=identity.fingerprint(self.config)
+            self._folder.checkpoints, fingerprint=compat.fingerprint(self.config)
         )
         damaged: set[int] = set()
         for _ in range(_ATTEMPTS):
@@ -104,7 +103,7 @@ class Run:
                 # The run may have dropped this one for a newer one while it was being read.
                 if steps[-1] not in checkpoints.steps():
                     continue
-                if not isinstance(error, Damaged):
+                if not isinstance(error, CorruptCheckpointError):
                     raise
                 damaged.add(steps[-1])
                 warn(f"warning: the checkpoint of step {steps[-1]} is damaged ({error})")

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from jaxcnn import plots
-from jaxcnn.config import settings as resolve
+from jaxcnn.config import settings
 from jaxcnn.data import Dataset, augment, batches
 from jaxcnn.evaluate import scores
 from jaxcnn.evaluate.classifier import Classifier, softmax
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.observers import Silence
+from jaxcnn.run.observers import Observer
 from jaxcnn.runtime.signals import Interrupted
 
 FOLDER = "plots"
@@ -28,7 +28,7 @@ _SHARE = 0.02
 _SHOWN = 16
 
 
-class Gallery(Silence):
+class RunPlots(Observer):
     """Draws the pictures of one run; told of each epoch as a report is.
 
     Attributes:
@@ -74,13 +74,15 @@ class Gallery(Silence):
         """Draws the curves of the epochs so far."""
         self._attempt("curves.png", lambda: plots.curves(self._run.read_metrics(), self._title))
 
-    def end(self, variables: dict[str, Any], dataset: Dataset, between: Callable[[], None]) -> None:
+    def end(
+        self, variables: dict[str, Any], dataset: Dataset, on_batch: Callable[[], None]
+    ) -> None:
         """Draws all that needs the trained network.
 
         Args:
             variables: What is evaluated, {"params", "batch_stats"}.
             dataset: The run's data.
-            between: Called now and then; may raise Interrupted.
+            on_batch: Called now and then; may raise Interrupted.
         """
         names = dataset.class_names
         first = _first_kernel(variables["params"])
@@ -89,8 +91,8 @@ class Gallery(Silence):
             lambda: plots.filters(first, f"first-layer filters of {self._title}; grey is 0"),
         )
         self._attempt("augmented.png", lambda: self._augmented(dataset))
-        between()
-        logits = self._safely(lambda: self._logits(variables, dataset, between))
+        on_batch()
+        logits = self._safely(lambda: self._logits(variables, dataset, on_batch))
         if logits is None:
             return
         images, labels = dataset.eval
@@ -111,32 +113,32 @@ class Gallery(Silence):
             heading = f"{name} of {self._title}, {split}; the true class above each image"
             draw = partial(plots.predictions, items, names, heading)
             self._attempt(f"{name.replace('worst ', '')}.png", draw)
-            between()
+            on_batch()
 
     def _logits(
-        self, variables: dict[str, Any], dataset: Dataset, between: Callable[[], None]
+        self, variables: dict[str, Any], dataset: Dataset, on_batch: Callable[[], None]
     ) -> np.ndarray:
         classifier = Classifier(
-            resolve.model_of(self._config),
+            settings.model_of(self._config),
             variables,
-            resolve.moments_of(self._config),
+            settings.pixel_stats_of(self._config),
             dataset.eval.images.shape[1:],
             batch_size=min(self._config["train"]["eval_batch_size"], len(dataset.eval.labels)),
         )
-        return classifier.logits(dataset.eval.images, between)
+        return classifier.logits(dataset.eval.images, on_batch)
 
     def _augmented(self, dataset: Dataset) -> Any:
         """Draws images of the first batch as stored, and as the first step got them."""
         config = self._config
-        moments = resolve.moments_of(config)
-        order = batches.epoch_order(
+        pixel_stats = settings.pixel_stats_of(config)
+        order = batches.shuffled_batches(
             config["seed"], 0, len(dataset.train.labels), config["train"]["batch_size"]
         )
         stored = dataset.train.images[order[0]]
         _, key = jax.random.split(jax.random.key(config["seed"]))  # as programs and steps do
         augment_key, _ = jax.random.split(jax.random.fold_in(key, 0))
-        augmented = augment.create(**config["augment"])(augment_key, stored)
-        normalised = np.asarray(augment.normalise(augmented, moments))[:8]
+        augmented = augment.create_augment(**config["augment"])(augment_key, stored)
+        normalised = np.asarray(augment.normalize(augmented, pixel_stats))[:8]
         low, high = normalised.min(), normalised.max()
         return plots.rows(
             {

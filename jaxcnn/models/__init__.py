@@ -40,8 +40,8 @@ def create(name: str, num_classes: int = 10, remat: bool = False, **fields: Any)
     if remat:
         if FAMILY[name] == "lenet":
             raise UserError(
-                f"train.remat=True: {name} has no blocks to recompute; use train.accumulate to "
-                "save memory"
+                f"train.remat=True: {name} has no blocks to recompute; use "
+                "train.grad_accum_steps to save memory"
             )
         fields["remat"] = True
     return module(**{**row, **fields}, num_classes=num_classes)

@@ -34,7 +34,7 @@ class Layer(NamedTuple):
     memory: int
 
 
-class Row(NamedTuple):
+class BlockSummary(NamedTuple):
     """One block of a network.
 
     Attributes:
@@ -114,13 +114,13 @@ def _taps_inside(conv: nn.Conv, sizes: tuple[int, ...], outputs: tuple[int, ...]
     return total
 
 
-def describe(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Row]:
+def block_summaries(model: nn.Module, image_shape: tuple[int, int, int]) -> list[BlockSummary]:
     """Returns the blocks of `model` in order of use, for one image of `image_shape` (H, W, C)."""
     blocks: dict[str, list[Layer]] = {}
     for layer in layers(model, image_shape):
         blocks.setdefault(layer.name.split("/")[0].split("_")[0], []).append(layer)
     return [
-        Row(
+        BlockSummary(
             name=name,
             layers=sum(layer.kind != "norm" for layer in inside),
             output=inside[-1].output,
@@ -131,7 +131,7 @@ def describe(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Row]:
     ]
 
 
-def totals(rows: list[Row]) -> tuple[int, int]:
+def totals(rows: list[BlockSummary]) -> tuple[int, int]:
     """Returns (parameters, FLOPs of one image) of the whole network."""
     return sum(row.parameters for row in rows), sum(row.flops for row in rows)
 

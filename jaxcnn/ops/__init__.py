@@ -3,7 +3,7 @@
 from jaxcnn.ops.conv.api import conv_general_dilated
 from jaxcnn.ops.dense_block.op import dense_block, is_dense_block_fast, layer_by_layer
 from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS
-from jaxcnn.ops.norm import at_least_float32, moments, normalised, relu
+from jaxcnn.ops.norm import at_least_float32, moments, normalized, relu
 from jaxcnn.ops.norm_conv import DeferredNorm, conv_of_normalised
 from jaxcnn.ops.onednn_calls import is_present as has_onednn
 from jaxcnn.ops.onednn_calls import uncached
@@ -22,7 +22,7 @@ __all__ = [
     "layer_by_layer",
     "max_pool",
     "moments",
-    "normalised",
+    "normalized",
     "relu",
     "uncached",
 ]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Bytes of intermediates (patches, normalised features; Winograd's tiles have a budget of their
+# Bytes of intermediates (patches, normalized features; Winograd's tiles have a budget of their
 # own) that one chunk may create: less is kept nearer to the core, more needs fewer kernels, each of
 # which has to be started on all cores. Steps at 8, 10, 12 and 16 MB: densenet_bc100_k12 2,231,
 # 2,253, 2,424 and 2,447 ms; densenet40_k12 1,588, 1,546, 1,512 and 1,565 (batch 128, 2 cores of an
@@ -86,7 +86,7 @@ def map_chunks(
     size: int,
     shards: int = 1,
     *,
-    uncut: bool = False,
+    lazy: bool = False,
 ) -> Any:
     """`function(*arrays)`, computed `size` images at a time and put together again.
 
@@ -95,9 +95,9 @@ def map_chunks(
       arrays: each `[batch, ...]`.
       size: images of each shard in a chunk; need not divide the batch.
       shards: devices over which the batch may be sharded.
-      uncut: whether the function takes `Chunk`s in place of arrays.
+      lazy: whether the function takes `Chunk`s in place of arrays.
     """
-    function = function if uncut else _of_cut(function)
+    function = function if lazy else _of_cut(function)
     return map_and_sum_chunks(lambda *c: (function(*c), None), arrays, size, shards)[0]
 
 
@@ -107,10 +107,10 @@ def sum_chunks(
     size: int,
     shards: int = 1,
     *,
-    uncut: bool = False,
+    lazy: bool = False,
 ) -> Any:
     """The sum of `function(*chunk)` over the chunks of the arrays; otherwise as `map_chunks`."""
-    function = function if uncut else _of_cut(function)
+    function = function if lazy else _of_cut(function)
     return map_and_sum_chunks(lambda *c: (None, function(*c)), arrays, size, shards)[1]
 
 

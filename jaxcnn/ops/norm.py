@@ -20,30 +20,30 @@ from jaxcnn.ops.lowering import cpu_or_stock
 # Pixels of a row that are added up at a time, at most.
 _PIXELS = 8
 
-Line = tuple[jax.Array, jax.Array]
+Affine = tuple[jax.Array, jax.Array]
 Sums = tuple[jax.Array, jax.Array]
 
 
-class Rectified(NamedTuple):
+class NormRelu(NamedTuple):
     """Norm and ReLU, `max(a x + b, 0)`.
 
     Attributes:
-      line: `a` and `b`, `[C]` each, float32 or better.
+      affine: `a` and `b`, `[C]` each, float32 or better.
       mean: of `x`, `[C]`.
     """
 
-    line: Line
+    affine: Affine
     mean: jax.Array
 
     def of(self, x: jax.Array) -> jax.Array:
         """Of `[..., C]`, in float32 or better."""
-        return jnp.maximum(_on_line(at_least_float32(x), self.line), 0)
+        return jnp.maximum(_apply_affine(at_least_float32(x), self.affine), 0)
 
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and variance over all of `[..., C]` but the channels: float32 or better, `[C]` each.
 
-    No gradient flows through them: `normalised` has their part in its own.
+    No gradient flows through them: `normalized` has their part in its own.
     """
     values, axes = at_least_float32(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
     mean = jnp.mean(values, axes)
@@ -51,7 +51,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def normalised(
+def normalized(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
@@ -76,14 +76,14 @@ def normalised(
     Returns:
       The result in float32 or better, `[..., C]`.
     """
-    norm = Rectified(line_of(scale, bias, mean, var, epsilon), mean)
-    return norm.of(x) if is_rectified else _on_line(at_least_float32(x), norm.line)
+    norm = NormRelu(affine_of(scale, bias, mean, var, epsilon), mean)
+    return norm.of(x) if is_rectified else _apply_affine(at_least_float32(x), norm.affine)
 
 
-def line_of(
+def affine_of(
     scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
-) -> Line:
-    """`a` and `b`, with which `normalised` is `a x + b`."""
+) -> Affine:
+    """`a` and `b`, with which `normalized` is `a x + b`."""
     a = scale * lax.rsqrt(var + epsilon)
     return a, bias - mean * a
 
@@ -120,24 +120,29 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _on_line(x: jax.Array, line: Line) -> jax.Array:
-    return x * along(x, line[0]) + along(x, line[1])
+def _apply_affine(x: jax.Array, affine: Affine) -> jax.Array:
+    return x * along(x, affine[0]) + along(x, affine[1])
 
 
 def _forward(
     x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, is_rectified: bool
 ) -> Any:
     saved = x, scale, bias, mean, var
-    return normalised(*saved, epsilon, is_rectified), saved
+    return normalized(*saved, epsilon, is_rectified), saved
 
 
 def _backward(epsilon: float, is_rectified: bool, saved: Any, dy: jax.Array) -> Any:
     x, scale, bias, mean, var = saved
-    line = line_of(scale, bias, mean, var, epsilon) if is_rectified else None
+    affine = affine_of(scale, bias, mean, var, epsilon) if is_rectified else None
     sums = cpu_or_stock(
-        lambda dy, x, *others: totals(dy, Chunk.of(x), *others), plain_totals, dy, x, mean, line
+        lambda dy, x, *others: totals(dy, Chunk.of(x), *others),
+        plain_grad_sums,
+        dy,
+        x,
+        mean,
+        affine,
     )
-    of_inputs = gradients(dy, x, scale, bias, mean, var, epsilon, line, sums)
+    of_inputs = gradients(dy, x, scale, bias, mean, var, epsilon, affine, sums)
     return (*of_inputs, None, None)
 
 
@@ -149,18 +154,18 @@ def gradients(
     mean: jax.Array,
     var: jax.Array,
     epsilon: float,
-    line: Line | None,
+    affine: Affine | None,
     sums: Sums,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Those of `normalised` with respect to x, scale and bias, from the `totals`."""
+    """Those of `normalized` with respect to x, scale and bias, from the `totals`."""
     total, by_x = sums
     count = x.size // x.shape[-1]
     r = lax.rsqrt(var + epsilon)
     a = scale * r
     d_scale = r * by_x
     values = at_least_float32(x)
-    if line is not None:
-        dy = jnp.where(_on_line(values, line) > 0, dy, 0)
+    if affine is not None:
+        dy = jnp.where(_apply_affine(values, affine) > 0, dy, 0)
     factor = a * r * d_scale / count
     dx = along(x, a) * dy - along(x, a * total / count)
     dx = dx - along(x, factor) * (values - along(x, mean))
@@ -173,10 +178,10 @@ def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
     return lax.psum(gradient, tuple(sorted(axes[0] - axes[1])))
 
 
-normalised.defvjp(_forward, _backward)
+normalized.defvjp(_forward, _backward)
 
 
-def totals(dy: jax.Array, x: Chunk, mean: jax.Array, line: Line | None) -> Sums:
+def totals(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -> Sums:
     """Sums over pixels of `dy` and of `dy (x - mean)`: the gradients of bias and, nearly, scale.
 
     Both arrays are read once, by one loop that adds up a few pixels at a time; the rest is little.
@@ -186,37 +191,41 @@ def totals(dy: jax.Array, x: Chunk, mean: jax.Array, line: Line | None) -> Sums:
       dy: gradient of the norm's result, or of what ReLU makes of it, `[..., C]`.
       x: the norm's input, `[..., C]`.
       mean: of `x`, `[C]`.
-      line: `a` and `b`, `[C]` each; where `a x + b` is not positive nothing is added. None without
-        ReLU.
+      affine: `a` and `b`, `[C]` each; where `a x + b` is not positive nothing is added.
+        None without ReLU.
     """
     width = dy.shape[2] if dy.ndim == 4 else 1
     few = max(n for n in range(1, _PIXELS + 1) if width % n == 0)
     if few == 1:
-        return plain_totals(dy, x.cut(), mean, line)
+        return plain_grad_sums(dy, x.cut(), mean, affine)
 
     def partial(
-        dy: jax.Array, array: jax.Array, start: jax.Array | None, mean: jax.Array, line: Line | None
+        dy: jax.Array,
+        array: jax.Array,
+        start: jax.Array | None,
+        mean: jax.Array,
+        affine: Affine | None,
     ) -> jax.Array:
         chunk = x._replace(array=array, start=start)
         pixels = [(chunk.every(2, i, few, width // few), dy[:, :, i::few]) for i in range(few)]
-        return _added_up(pixels, mean, line)
+        return _added_up(pixels, mean, affine)
 
     with set_xla_metadata(inlineable="false"):
-        sums = jax.jit(partial)(dy, x.array, x.start, mean, line)
+        sums = jax.jit(partial)(dy, x.array, x.start, mean, affine)
     total, by_x = jnp.sum(sums, (0, 1, 2))
     return total, by_x
 
 
-def plain_totals(dy: jax.Array, x: jax.Array, mean: jax.Array, line: Line | None) -> Sums:
+def plain_grad_sums(dy: jax.Array, x: jax.Array, mean: jax.Array, affine: Affine | None) -> Sums:
     """The same in plain words."""
     values, dy, axes = at_least_float32(x), at_least_float32(dy), tuple(range(x.ndim - 1))
-    if line is not None:
-        dy = jnp.where(_on_line(values, line) > 0, dy, 0)
+    if affine is not None:
+        dy = jnp.where(_apply_affine(values, affine) > 0, dy, 0)
     return jnp.sum(dy, axes), jnp.sum(dy * (values - along(x, mean)), axes)
 
 
 def _added_up(
-    pixels: list[tuple[jax.Array, jax.Array]], mean: jax.Array, line: Line | None
+    pixels: list[tuple[jax.Array, jax.Array]], mean: jax.Array, affine: Affine | None
 ) -> jax.Array:
     """Both sums over pairs of values and gradients, `[n, H, w, C]` each: `[n, H, w, 2, C]`.
 
@@ -232,9 +241,9 @@ def _added_up(
 
     def term(x: jax.Array, dy: jax.Array) -> jax.Array:
         x, dy = spread(x, 0, 1, 2, 4), spread(dy, 0, 1, 2, 4)
-        if line is not None:
+        if affine is not None:
             # As a factor. A selection is not made vectors of (32x32, 64 channels: 21 and 4 ms).
-            dy = dy * (x * spread(line[0], 4) + spread(line[1], 4) > 0).astype(dy.dtype)
+            dy = dy * (x * spread(affine[0], 4) + spread(affine[1], 4) > 0).astype(dy.dtype)
         return dy * (ones + factors * (x - spread(mean, 4)))
 
     return functools.reduce(jnp.add, [term(*pair) for pair in pixels])

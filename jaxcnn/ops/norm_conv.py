@@ -18,21 +18,18 @@ import jax
 from jax.typing import DTypeLike
 
 from jaxcnn.ops import norm as norms
-from jaxcnn.ops.conv import conv_vjp as joint
-from jaxcnn.ops.conv import onednn as library
-from jaxcnn.ops.conv import reference as stock
-from jaxcnn.ops.conv import xla as algorithms
-from jaxcnn.ops.conv.api import conv_general_dilated, geometry_of, same_varying_axes
+from jaxcnn.ops.conv import conv_vjp, onednn, reference, xla
+from jaxcnn.ops.conv.api import conv_general_dilated, conv_spec_of, same_varying_axes
 from jaxcnn.ops.conv.primitives import convolution, define_composite
-from jaxcnn.ops.norm import Rectified
-from jaxcnn.ops.spec import Geometry
-from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.ops.norm import NormRelu
+from jaxcnn.ops.spec import ConvSpec
+from jaxcnn.ops.winograd import stride1
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DeferredNorm:
-    """The result of a batch norm, and perhaps ReLU, that is not computed yet; see `normalised`.
+    """The result of a batch norm, and perhaps ReLU, that is not computed yet; see `normalized`.
 
     Attributes:
       x: the norm's input, `[..., C]`.
@@ -62,7 +59,7 @@ class DeferredNorm:
     def value(self) -> jax.Array:
         """Computes it."""
         arrays = (self.x, self.scale, self.bias, self.mean, self.var)
-        return norms.normalised(*arrays, self.epsilon, self.is_rectified).astype(self.dtype)
+        return norms.normalized(*arrays, self.epsilon, self.is_rectified).astype(self.dtype)
 
 
 def conv_of_normalised(
@@ -87,13 +84,13 @@ def conv_of_normalised(
       As `conv_general_dilated`.
     """
     x = images.x
-    geometry = geometry_of(x, rhs, window_strides, padding, *args, **kwargs)
-    if geometry is not None and images.is_rectified and images.dtype == x.dtype:
+    spec = conv_spec_of(x, rhs, window_strides, padding, *args, **kwargs)
+    if spec is not None and images.is_rectified and images.dtype == x.dtype:
         batch, (channels, features) = x.shape[0], rhs.shape[2:]
-        if _is_one_operation(geometry, batch, channels, features):
+        if _is_one_operation(spec, batch, channels, features):
             x, rhs = same_varying_axes(x, rhs)
             of_channels = (images.scale, images.bias, images.mean, images.var)
-            return _normalised_convolution(x, *of_channels, rhs, images.epsilon, geometry)
+            return _normalised_convolution(x, *of_channels, rhs, images.epsilon, spec)
 
     @jax.checkpoint
     def of_its_value(images: DeferredNorm, rhs: jax.Array) -> jax.Array:
@@ -103,12 +100,12 @@ def conv_of_normalised(
     return of_its_value(images, rhs)
 
 
-def _is_one_operation(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+def _is_one_operation(spec: ConvSpec, batch: int, channels: int, features: int) -> bool:
     """Whether it is Winograd's in both directions, and what surrounds it are zeros of its own."""
-    is_uncropped = min(pad for pads in geometry.padding for pad in pads) >= 0
+    is_uncropped = min(pad for pads in spec.padding for pad in pads) >= 0
     shape = (batch, channels, features)
-    is_winograd = algorithms.is_winograd(geometry, *shape)
-    return is_uncropped and is_winograd and algorithms.is_winograd_jointly(geometry, *shape)
+    is_winograd = xla.is_winograd(spec, *shape)
+    return is_uncropped and is_winograd and xla.is_winograd_jointly(spec, *shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
@@ -120,22 +117,22 @@ def _normalised_convolution(
     var: jax.Array,
     kernel: jax.Array,
     epsilon: float,
-    geometry: Geometry,
+    spec: ConvSpec,
 ) -> jax.Array:
-    a, b = norms.line_of(scale, bias, mean, var, epsilon)
-    return _convolution_primitive.bind(x, kernel, a, b, mean, geometry=geometry)
+    a, b = norms.affine_of(scale, bias, mean, var, epsilon)
+    return _convolution_primitive.bind(x, kernel, a, b, mean, spec=spec)
 
 
 def _forward(*operands: Any) -> Any:
     return _normalised_convolution(*operands), operands[:6]
 
 
-def _backward(epsilon: float, geometry: Geometry, saved: Any, dy: jax.Array) -> Any:
+def _backward(epsilon: float, spec: ConvSpec, saved: Any, dy: jax.Array) -> Any:
     x, scale, bias, mean, var, kernel = saved
-    line = norms.line_of(scale, bias, mean, var, epsilon)
-    operands = (x, kernel, *line, mean, dy)
-    dx, d_kernel, *sums = _gradients_primitive.bind(*operands, geometry=geometry)
-    of_norm = norms.gradients(dx, x, scale, bias, mean, var, epsilon, line, (sums[0], sums[1]))
+    affine = norms.affine_of(scale, bias, mean, var, epsilon)
+    operands = (x, kernel, *affine, mean, dy)
+    dx, d_kernel, *sums = _gradients_primitive.bind(*operands, spec=spec)
+    of_norm = norms.gradients(dx, x, scale, bias, mean, var, epsilon, affine, (sums[0], sums[1]))
     return (*of_norm, None, None, d_kernel)
 
 
@@ -148,24 +145,24 @@ def _convolution(
     a: jax.Array,
     b: jax.Array,
     mean: jax.Array,
-    geometry: Geometry,
+    spec: ConvSpec,
 ) -> jax.Array:
     """The convolution of `max(a x + b, 0)`, step by step."""
-    images = Rectified((a, b), mean).of(x).astype(x.dtype)
-    y: jax.Array = convolution.bind(images, kernel, geometry=geometry)
+    images = NormRelu((a, b), mean).of(x).astype(x.dtype)
+    y: jax.Array = convolution.bind(images, kernel, spec=spec)
     return y
 
 
 def _convolution_on_cpu(*operands: Any) -> jax.Array:
-    x, kernel, a, b, mean, geometry, shards = operands
-    norm = Rectified((a, b), mean)
-    return winograd.forward(x, kernel, geometry, algorithms.PRODUCTS, shards, norm)
+    x, kernel, a, b, mean, spec, shards = operands
+    norm = NormRelu((a, b), mean)
+    return stride1.forward(x, kernel, spec, xla.PRODUCTS, shards, norm)
 
 
 def _convolution_by_library(*operands: Any) -> jax.Array:
-    x, kernel, a, b, mean, geometry = operands
-    norm = Rectified((a, b), mean)
-    return winograd.forward(x, kernel, geometry, library.PRODUCTS, norm=norm)
+    x, kernel, a, b, mean, spec = operands
+    norm = NormRelu((a, b), mean)
+    return stride1.forward(x, kernel, spec, onednn.PRODUCTS, norm=norm)
 
 
 def _gradients(
@@ -175,28 +172,28 @@ def _gradients(
     b: jax.Array,
     mean: jax.Array,
     dy: jax.Array,
-    geometry: Geometry,
+    spec: ConvSpec,
 ) -> list[jax.Array]:
     """Of the images, that are `max(a x + b, 0)`, of the kernel, and both `norms.totals`."""
-    images = Rectified((a, b), mean).of(x).astype(x.dtype)
-    dx, d_kernel = joint.gradients.bind(images, kernel, dy, geometry=geometry)
-    return [dx, d_kernel, *norms.plain_totals(dx, x, mean, (a, b))]
+    images = NormRelu((a, b), mean).of(x).astype(x.dtype)
+    dx, d_kernel = conv_vjp.gradients.bind(images, kernel, dy, spec=spec)
+    return [dx, d_kernel, *norms.plain_grad_sums(dx, x, mean, (a, b))]
 
 
 def _gradients_on_cpu(*operands: Any) -> list[jax.Array]:
-    x, kernel, a, b, mean, dy, geometry, shards = operands
-    norm = Rectified((a, b), mean)
-    products = algorithms.PRODUCTS
-    dx, d_kernel, sums = winograd.gradients(x, kernel, dy, geometry, products, shards, norm)
+    x, kernel, a, b, mean, dy, spec, shards = operands
+    norm = NormRelu((a, b), mean)
+    products = xla.PRODUCTS
+    dx, d_kernel, sums = stride1.gradients(x, kernel, dy, spec, products, shards, norm)
     assert sums is not None
     return [dx, d_kernel, *sums]
 
 
 def _gradients_by_library(*operands: Any) -> list[jax.Array]:
-    x, kernel, a, b, mean, dy, geometry = operands
-    norm = Rectified((a, b), mean)
-    products = library.PRODUCTS
-    dx, d_kernel, sums = winograd.gradients(x, kernel, dy, geometry, products, norm=norm)
+    x, kernel, a, b, mean, dy, spec = operands
+    norm = NormRelu((a, b), mean)
+    products = onednn.PRODUCTS
+    dx, d_kernel, sums = stride1.gradients(x, kernel, dy, spec, products, norm=norm)
     assert sums is not None
     return [dx, d_kernel, *sums]
 
@@ -204,8 +201,8 @@ def _gradients_by_library(*operands: Any) -> list[jax.Array]:
 _convolution_primitive = define_composite(
     "cnn_normalised_convolution",
     _convolution,
-    lambda x, kernel, a, b, mean, geometry: x.update(
-        shape=stock.output_shape(x.shape, kernel.shape, geometry), weak_type=False
+    lambda x, kernel, a, b, mean, spec: x.update(
+        shape=reference.output_shape(x.shape, kernel.shape, spec), weak_type=False
     ),
     _convolution_on_cpu,
     _convolution_by_library,
@@ -213,7 +210,7 @@ _convolution_primitive = define_composite(
 _gradients_primitive = define_composite(
     "cnn_normalised_gradients",
     _gradients,
-    lambda x, kernel, a, b, mean, dy, geometry: [
+    lambda x, kernel, a, b, mean, dy, spec: [
         array.update(weak_type=False) for array in (x, kernel, a, a)
     ],
     _gradients_on_cpu,

@@ -29,7 +29,7 @@ def cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry:
+class ConvSpec:
     """The static description of a 2-D convolution of NHWC images by an HWIO kernel.
 
     Attributes:
@@ -59,7 +59,7 @@ class Geometry:
         )
         return height, width
 
-    def reversed(self) -> "Geometry":
+    def reversed(self) -> "ConvSpec":
         """The stride-1 convolution of the output's gradient that gives the input's gradient.
 
         Its kernel is this one's, flipped along both axes, input and output channels exchanged.

@@ -62,7 +62,7 @@ def write(
         plots.gradients(
             {
                 words: {line["name"]: line["norms"] for line in gradients if line["when"] == when}
-                for when, words in measure.MOMENTS.items()
+                for when, words in measure.STAGES.items()
                 if any(line["when"] == when for line in gradients)
             }
         ),

@@ -5,7 +5,7 @@ from typing import Any
 from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run import Run
-from jaxcnn.models import summary as describe
+from jaxcnn.models import summary
 
 COSTS = {
     "parameters": "parameters",
@@ -28,8 +28,8 @@ def of_run(run: Run) -> dict[str, Any]:
     records = run.records
     if not records:
         raise UserError(f"{run.path} has no epoch yet: wait for the end of its first one")
-    rows = describe.describe(run.model, run.image_shape)
-    parameters, flops = describe.totals(rows)
+    rows = summary.block_summaries(run.model, run.image_shape)
+    parameters, flops = summary.totals(rows)
     rates = [r["images_per_second"] for r in records if r["images_per_second"] is not None]
     start = run.starts[-1] if run.starts else {}
     section, last = run.config["dataset"], records[-1]

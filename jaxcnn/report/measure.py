@@ -14,12 +14,12 @@ from flax import linen as nn
 from jaxcnn import models, ops
 from jaxcnn.data import Dataset, augment, batches
 from jaxcnn.evaluate.run import Run
-from jaxcnn.models import summary as describe
+from jaxcnn.models import summary
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.runtime.compilation import compiler_options, init_compiler_options
 from jaxcnn.train import metrics
 
-MOMENTS = {"init": "at initialisation", "trained": "after training"}
+STAGES = {"init": "at initialisation", "trained": "after training"}
 _DEPTHS = (20, 56)
 _BATCH = 64
 _SEEDS = 3
@@ -29,18 +29,18 @@ _IMAGE = (32, 32, 3)
 def counts(runs: Mapping[str, Run]) -> dict[str, Any]:
     """Returns what is counted without running anything.
 
-    `xla`: for each run's network, this project's count and XLA's (see `describe.xla_flops`).
+    `xla`: for each run's network, this project's count and XLA's (see `summary.xla_flops`).
     `separable`: for each block of MobileNet, the multiply-adds of its two convolutions over those
     of a standard 3x3 convolution, beside 1 / N + 1 / 9. `dense`: connections of each dense block.
     """
     networks = {run.model_name: (run.model, run.image_shape) for run in runs.values()}
     xla = {}
     for name, (model, shape) in networks.items():
-        layers = describe.layers(model, shape)
+        layers = summary.layers(model, shape)
         xla[name] = {
             "flops": sum(layer.flops for layer in layers),
             "inside": sum(layer.inside for layer in layers),
-            "xla": describe.xla_flops(model, shape) / 2,
+            "xla": summary.xla_flops(model, shape) / 2,
         }
     dense = {name: pair for name, pair in networks.items() if models.FAMILY[name] == "densenet"}
     dense = dense or {"densenet40_k12": (models.create("densenet40_k12"), _IMAGE)}
@@ -51,14 +51,14 @@ def counts(runs: Mapping[str, Run]) -> dict[str, Any]:
     }
 
 
-def _mobilenet_blocks() -> list[tuple[describe.Layer, describe.Layer]]:
+def _mobilenet_blocks() -> list[tuple[summary.Layer, summary.Layer]]:
     """Returns (depthwise, pointwise) of each block of the study's MobileNet."""
-    layers = describe.layers(models.create("mobilenet"), _IMAGE)
+    layers = summary.layers(models.create("mobilenet"), _IMAGE)
     convs = [layer for layer in layers if layer.kind != "norm" and layer.name.startswith("block")]
     return list(zip(convs[::2], convs[1::2], strict=True))
 
 
-def _separable(block: tuple[describe.Layer, describe.Layer]) -> dict[str, Any]:
+def _separable(block: tuple[summary.Layer, summary.Layer]) -> dict[str, Any]:
     depthwise, pointwise = block
     channels, features = depthwise.inputs[-1], pointwise.output[-1]
     standard = math.prod(pointwise.output[:-1]) * 9 * channels * features
@@ -80,14 +80,14 @@ def _connections(model: nn.Module, shape: tuple[int, int, int]) -> list[dict[str
     Read off the kernels: a layer that takes C channels, where the block begins with C0 and each
     layer adds k, is connected to 1 + (C - C0) / k predecessors, the block's input being one.
     """
-    blocks: dict[str, list[describe.Layer]] = {}
-    for layer in describe.layers(model, shape):
+    blocks: dict[str, list[summary.Layer]] = {}
+    for layer in summary.layers(model, shape):
         if layer.kind != "norm" and layer.name.startswith("block"):
             blocks.setdefault(layer.name.split("_")[0], []).append(layer)
     found = []
     for inside in blocks.values():
         first: dict[
-            str, describe.Layer
+            str, summary.Layer
         ] = {}  # of each dense layer, the convolution that sees the concatenation
         for layer in inside:
             first.setdefault(layer.name.split("/")[0], layer)
@@ -172,7 +172,7 @@ def gradients(
     found = []
     for name, family, depth, model in _untrained(len(first.class_names)):
         say(f"gradients of {name} at initialisation")
-        program = _gradient_program(model, first.moments, dataset)
+        program = _gradient_program(model, first.pixel_stats, dataset)
         init = jax.jit(
             lambda key, model=model: model.init(
                 key, jnp.zeros((1, *first.image_shape)), train=False
@@ -188,10 +188,10 @@ def gradients(
             continue
         say(f"gradients of {name} after training")
         own = run.dataset(data_dir=data_dir)
-        program = _gradient_program(run.model, run.moments, own)
+        program = _gradient_program(run.model, run.pixel_stats, own)
         norms_ = _norms(program, run.newest(say)[1], own, run.config["seed"])
         family = "plain" if run.config["model"].get("plain") else family
-        depth = sum(row.layers for row in describe.describe(run.model, run.image_shape))
+        depth = sum(row.layers for row in summary.block_summaries(run.model, run.image_shape))
         found.append(_line(name, family, depth, "trained", run.model, run.image_shape, norms_))
     return found
 
@@ -208,14 +208,14 @@ def _untrained(classes: int) -> Iterator[tuple[str, str, int, nn.Module]]:
         yield f"dense{depth}", "dense", depth, dense
 
 
-def _gradient_program(model: nn.Module, moments: augment.Moments, dataset: Dataset) -> Any:
+def _gradient_program(model: nn.Module, moments: augment.PixelStats, dataset: Dataset) -> Any:
     """Returns the compiled function from (variables, images, labels) to norms by layer."""
 
     def norms(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
         def loss(params: Any) -> jax.Array:
             logits, _ = model.apply(
                 {**variables, "params": params},
-                augment.normalise(images, moments),
+                augment.normalize(images, moments),
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.key(0)},
@@ -232,7 +232,7 @@ def _gradient_program(model: nn.Module, moments: augment.Moments, dataset: Datas
 def _norms(program: Any, variables: Any, dataset: Dataset, seed: int) -> dict[str, float]:
     """Returns the gradient norm of each kernel by its layer's path, on a batch of the seed's."""
     size = min(_BATCH, len(dataset.train.labels))
-    chosen = batches.epoch_order(seed, 0, len(dataset.train.labels), size)[0]
+    chosen = batches.shuffled_batches(seed, 0, len(dataset.train.labels), size)[0]
     norms = program(variables, dataset.train.images[chosen], dataset.train.labels[chosen])
     return {
         "/".join(key.key for key in path[:-1]): float(norm)
@@ -253,7 +253,7 @@ def _line(
     """Returns the norms of the convolutions in order, without those of shortcuts."""
     order = [
         layer.name
-        for layer in describe.layers(model, shape)
+        for layer in summary.layers(model, shape)
         if layer.kind not in ("norm", "dense") and "shortcut" not in layer.name
     ]
     values = [norms[layer] for layer in order]

@@ -4,9 +4,8 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxcnn.evaluate import evaluation
-from jaxcnn.evaluate import image_files as pictures
-from jaxcnn.evaluate import run_plots as gallery
+from jaxcnn.evaluate import evaluation, image_files
+from jaxcnn.evaluate import run_plots as run_plots
 from jaxcnn.evaluate.run import Run
 
 _SHOWN = 12
@@ -19,7 +18,7 @@ def of_runs(runs: Mapping[str, Run], data_dir: str, say: Callable[[str], None]) 
     """
     first = next(iter(runs.values()))
     split = first.dataset(data_dir=data_dir).eval
-    chosen = gallery.spread(len(split.labels), _SHOWN)
+    chosen = run_plots.spread(len(split.labels), _SHOWN)
     images = split.images[chosen]
     answers, left_out = {}, []
     for name, run in runs.items():
@@ -33,7 +32,7 @@ def of_runs(runs: Mapping[str, Run], data_dir: str, say: Callable[[str], None]) 
             for row in rows
         ]
     return {
-        "images": [base64.b64encode(pictures.png(image)).decode() for image in images],
+        "images": [base64.b64encode(image_files.png(image)).decode() for image in images],
         "labels": [first.class_names[label] for label in split.labels[chosen]],
         "answers": answers,
         "left_out": left_out,

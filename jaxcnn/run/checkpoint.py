@@ -20,7 +20,7 @@ from flax import serialization
 
 from jaxcnn.errors import UserError, outside_reason
 from jaxcnn.run import manifest
-from jaxcnn.runtime import distributed as processes
+from jaxcnn.runtime import distributed
 
 _TEMPORARY = ".tmp-"
 
@@ -67,14 +67,14 @@ class Checkpoints:
         The devices and processes need not be those that wrote it.
 
         Raises:
-            Damaged: If the checkpoint is not what its manifest says.
+            CorruptCheckpointError: If the checkpoint is not what its manifest says.
             UserError: If it is of another format or another configuration.
         """
         self.verify(step)
         return self.restore_verified(step, template)
 
     def verify(self, step: int) -> None:
-        """Raises Damaged or UserError as `restore` does."""
+        """Raises CorruptCheckpointError or UserError as `restore` does."""
         manifest.verify(self._folder / str(step), self._fingerprint)
 
     def restore_verified(self, step: int, template: Any) -> Any:
@@ -90,7 +90,7 @@ class Checkpoints:
         """Returns the arrays saved at `step` by their paths, such as "params/conv/kernel".
 
         Raises:
-            Damaged, UserError: As `restore`.
+            CorruptCheckpointError, UserError: As `restore`.
         """
         folder = self._folder / str(step)
         manifest.verify(folder, self._fingerprint)
@@ -105,7 +105,7 @@ class Checkpoints:
             for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
         }
 
-    def newest_whole(self, warn: Callable[[str], None]) -> int | None:
+    def latest_valid_step(self, warn: Callable[[str], None]) -> int | None:
         """Returns the step of the newest whole checkpoint, or None where there is none.
 
         A damaged one is named to `warn` and set aside, in the folder "damaged".
@@ -114,8 +114,8 @@ class Checkpoints:
             try:
                 self.verify(step)
                 return step
-            except manifest.Damaged as error:
-                aside = self._set_aside(step)
+            except manifest.CorruptCheckpointError as error:
+                aside = self._quarantine(step)
                 warn(
                     f"warning: the checkpoint of step {step} is damaged ({error}): kept as {aside}"
                 )
@@ -128,11 +128,11 @@ class Checkpoints:
             UserError: If the earlier write failed.
         """
         self.wait()
-        if processes.from_first(lambda: step in self.steps()):
+        if distributed.broadcast_from_process_0(lambda: step in self.steps()):
             return
         # The step donates its buffers to the next one, so the writer gets a copy of its own.
         arrays = jax.tree.map(jnp.copy, serialization.to_state_dict(state))
-        if processes.several():
+        if distributed.is_multiprocess():
             self._write(step, arrays)
             self.wait()
             return
@@ -166,12 +166,12 @@ class Checkpoints:
         """Writes one checkpoint and drops the oldest; the writer thread's whole life."""
         temporary = self._folder / f"{_TEMPORARY}{step}"
         try:
-            processes.from_first(lambda: self._begin(temporary))
+            distributed.broadcast_from_process_0(lambda: self._begin(temporary))
             self._orbax.save(temporary / "default", args=ocp.args.StandardSave(arrays))
-            processes.from_first(lambda: self._finish(temporary, step))
+            distributed.broadcast_from_process_0(lambda: self._finish(temporary, step))
         except BaseException as error:
             self._error = error
-            if processes.is_first():
+            if distributed.is_process_0():
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _begin(self, temporary: Path) -> None:
@@ -190,7 +190,7 @@ class Checkpoints:
             os.rename(self._folder / str(old), gone)
             shutil.rmtree(gone)
 
-    def _set_aside(self, step: int) -> Path:
+    def _quarantine(self, step: int) -> Path:
         folder = self._folder / "damaged"
         folder.mkdir(exist_ok=True)
         count = sum(path.name.split("-")[0] == str(step) for path in folder.iterdir())

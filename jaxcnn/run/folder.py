@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.config import compat as identity
+from jaxcnn.config import compat
 from jaxcnn.errors import UserError
 from jaxcnn.run import lock
 
@@ -23,7 +23,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path) -> None:
-        """Names the folder; `claimed` makes it."""
+        """Names the folder; `locked` makes it."""
         self.path = path
 
     @property
@@ -46,15 +46,15 @@ class RunDir:
                     "choose a new folder with --workdir"
                 )
             return
-        refused = identity.refusals(existing, config)
+        refused = compat.refusals(existing, config)
         if refused:
             raise UserError(
                 f"{self.path} belongs to another configuration ({', '.join(refused)}): choose a "
-                f"new folder with --workdir, or set these back; {identity.MAY_CHANGE}"
+                f"new folder with --workdir, or set these back; {compat.MAY_CHANGE}"
             )
 
     @contextlib.contextmanager
-    def claimed(self, config: dict[str, Any]) -> Iterator[None]:
+    def locked(self, config: dict[str, Any]) -> Iterator[None]:
         """While entered, the folder is this process's alone, and config.json is `config`.
 
         Raises:
@@ -125,7 +125,7 @@ class RunDir:
                 "it, or choose a new folder with --workdir"
             ) from error
 
-    def cut_metrics(self, step: int) -> list[dict[str, Any]]:
+    def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops the records after `step`, which a resumed run writes again; returns the others."""
         path = self.path / "metrics.jsonl"
         records = [record for record in self.read_metrics() if record["step"] <= step]

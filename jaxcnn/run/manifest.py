@@ -16,7 +16,7 @@ NAME = "manifest.json"
 FORMAT = 1
 
 
-class Damaged(Exception):
+class CorruptCheckpointError(Exception):
     """A folder is not what its manifest says; the message names the file and what is wrong."""
 
 
@@ -48,7 +48,7 @@ def verify(folder: Path, fingerprint: str | None) -> None:
         fingerprint: Of the configuration that the files must belong to; None: any.
 
     Raises:
-        Damaged: If a file is missing or has changed, the manifest included.
+        CorruptCheckpointError: If a file is missing or has changed, the manifest included.
         UserError: If all is whole but of another format or another configuration.
     """
     content = _read(folder / NAME)
@@ -61,11 +61,13 @@ def verify(folder: Path, fingerprint: str | None) -> None:
         try:
             found = _describe(folder / name)
         except OSError as error:
-            raise Damaged(f"{name}: {error.strerror}") from error
+            raise CorruptCheckpointError(f"{name}: {error.strerror}") from error
         if found["size"] != expected["size"]:
-            raise Damaged(f"{name} has {found['size']} bytes in place of {expected['size']}")
+            raise CorruptCheckpointError(
+                f"{name} has {found['size']} bytes in place of {expected['size']}"
+            )
         if found != expected:
-            raise Damaged(f"{name} has another SHA-256 than when it was written")
+            raise CorruptCheckpointError(f"{name} has another SHA-256 than when it was written")
     if fingerprint not in (None, content["config_fingerprint"]):
         raise UserError(
             f"{folder} was written by a run with another configuration: take it out of the run "
@@ -89,10 +91,10 @@ def _read(path: Path) -> Any:
         if manifest["content_sha256"] == _digest(manifest["content"]):
             return manifest["content"]
     except OSError as error:
-        raise Damaged(f"{path.name}: {error.strerror}") from error
+        raise CorruptCheckpointError(f"{path.name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
         pass  # not the JSON that was written
-    raise Damaged(f"{path.name} has changed since it was written")
+    raise CorruptCheckpointError(f"{path.name} has changed since it was written")
 
 
 def _digest(content: Any) -> str:

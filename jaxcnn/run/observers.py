@@ -7,16 +7,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxcnn.models.summary import Row, totals
+from jaxcnn.models.summary import BlockSummary, totals
 
 
-class Silence:
+class Observer:
     """Reports nothing; the interface of the others."""
 
     def say(self, text: str) -> None:
         """Passes on a remark."""
 
-    def network(self, name: str, rows: list[Row]) -> None:
+    def network(self, name: str, rows: list[BlockSummary]) -> None:
         """Presents the network's blocks."""
 
     def start(self, *, epochs: int, steps_per_epoch: int, step: int) -> None:
@@ -32,10 +32,10 @@ class Silence:
         """Training has ended, for whatever reason."""
 
 
-class Several(Silence):
+class ObserverList(Observer):
     """Passes everything on to several others, in their order."""
 
-    def __init__(self, *others: Silence) -> None:
+    def __init__(self, *others: Observer) -> None:
         """Passes on to `others`."""
         self._others = others
 
@@ -44,7 +44,7 @@ class Several(Silence):
         for other in self._others:
             other.say(text)
 
-    def network(self, name: str, rows: list[Row]) -> None:
+    def network(self, name: str, rows: list[BlockSummary]) -> None:
         """Presents the network's blocks to each."""
         for other in self._others:
             other.network(name, rows)
@@ -70,7 +70,7 @@ class Several(Silence):
             other.stop()
 
 
-class Lines(Silence):
+class LineReporter(Observer):
     """One plain line per epoch, for files and pipes."""
 
     def say(self, text: str) -> None:
@@ -86,7 +86,7 @@ class Lines(Silence):
         self.say(epoch_line(record, epochs))
 
 
-class Terminal(Silence):
+class Terminal(Observer):
     """A table of the network, a live bar, and a line per epoch above it."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Terminal(Silence):
         """Prints a remark above the bar."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def network(self, name: str, rows: list[Row]) -> None:
+    def network(self, name: str, rows: list[BlockSummary]) -> None:
         """Prints a table with a line per block."""
         parameters, flops = totals(rows)
         table = Table(title=f"{name}, one image", title_justify="left", show_footer=True)
@@ -149,9 +149,9 @@ class Terminal(Silence):
             self._bar.stop()
 
 
-def create() -> Silence:
+def create_reporter() -> Observer:
     """Returns what suits standard output: a live display for a terminal, else plain lines."""
-    return Terminal() if sys.stdout.isatty() else Lines()
+    return Terminal() if sys.stdout.isatty() else LineReporter()
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:

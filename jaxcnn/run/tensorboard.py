@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxcnn.errors import UserError
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.observers import Silence
+from jaxcnn.run.observers import Observer
 
 FOLDER = "tensorboard"
 _TAGS = {
@@ -19,7 +19,7 @@ _TAGS = {
 }
 
 
-class EventWriter(Silence):
+class EventWriter(Observer):
     """Mirrors a run's metrics into its folder tensorboard/; told of each epoch as a report is.
 
     A start begins a new event file with all epochs so far and removes the older ones: an epoch

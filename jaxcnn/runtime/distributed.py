@@ -16,8 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxcnn.errors import LostProcess, UserError
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.errors import PeerLostError, UserError
+from jaxcnn.runtime import sharding
 
 # A process that has been silent for so long is taken for dead, and ends the others. JAX's default
 # is 100 s; a minute is what a user is told at most.
@@ -98,32 +98,32 @@ def initialize(
         ) from error
 
 
-def is_first() -> bool:
+def is_process_0() -> bool:
     """Whether this is process 0, which speaks for all."""
     return jax.process_index() == 0
 
 
 def joined() -> bool:
     """Whether this process has joined others."""
-    return jax.distributed.is_initialized() and several()
+    return jax.distributed.is_initialized() and is_multiprocess()
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether the run has more than one process."""
     return jax.process_count() > 1
 
 
-def from_first(value: Callable[[], int | None]) -> int:
+def broadcast_from_process_0(value: Callable[[], int | None]) -> int:
     """Returns the number `value()` of process 0, None as 0; the others wait and do not call it.
 
     Raises:
         Exception: In process 0, what `value` raises.
-        LostProcess: In the others, if it raised.
+        PeerLostError: In the others, if it raised.
     """
-    if not several():
+    if not is_multiprocess():
         return value() or 0
     error, number = None, 0
-    if is_first():
+    if is_process_0():
         try:
             number = value() or 0
         except BaseException as raised:
@@ -134,75 +134,77 @@ def from_first(value: Callable[[], int | None]) -> int:
     if error is not None:
         raise error
     if failed:
-        raise LostProcess("process 0 has ended the run: its own message says why")
+        raise PeerLostError("process 0 has ended the run: its own message says why")
     return int(number)
 
 
-def first_then_others(action: Callable[[], T]) -> T:
+def process_0_first(action: Callable[[], T]) -> T:
     """Returns `action()`, which process 0 has finished before the others begin."""
     results: list[T] = []
-    from_first(lambda: results.append(action()))
+    broadcast_from_process_0(lambda: results.append(action()))
     return results[0] if results else action()
 
 
-class Agreement:
-    """Has all processes see the same wishes at the same step.
+class SignalSync:
+    """Has all processes see the same requests at the same step.
 
-    Each call hands in this process's wish, a number, and returns the largest that any process
+    Each call hands in this process's request, a number, and returns the largest that any process
     handed in at the call before: the devices exchange the new ones meanwhile, behind the step that
-    is under way. With one process the wish itself is returned at once.
+    is under way. With one process the request itself is returned at once.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         """Compiles the exchange over the devices of `mesh`."""
-        self._alone = not several()
-        self._split, whole = parallel.split(mesh), parallel.replicated(mesh)
+        self._alone = not is_multiprocess()
+        self._split, whole = sharding.split(mesh), sharding.replicated(mesh)
         self._size = mesh.size
         self._before: jax.Array | None = None
         # The second argument orders the exchange after what computes it: on CPUs two programs
         # that exchange data must not run at the same time.
         self._exchange = jax.jit(
-            lambda wishes, after: (wishes.max(), after),
+            lambda requests, after: (requests.max(), after),
             in_shardings=(self._split, whole),
             out_shardings=whole,
         )
 
-    def __call__(self, wish: int, after: jax.Array, now: bool = False) -> int:
-        """Returns the largest wish of the call before.
+    def __call__(self, request: int, after: jax.Array, now: bool = False) -> int:
+        """Returns the largest request of the call before.
 
         Args:
-            wish: From 0 on.
+            request: From 0 on.
             after: A replicated number that the last program gives.
-            now: Wait for the exchange, and return the largest wish of this call.
+            now: Wait for the exchange, and return the largest request of this call.
         """
         if self._alone:
-            return wish
-        wishes = parallel.place(np.full(self._size, wish, np.int32), self._split)
-        before, (self._before, _) = self._before, self._exchange(wishes, after)
+            return request
+        requests = sharding.place(np.full(self._size, request, np.int32), self._split)
+        before, (self._before, _) = self._before, self._exchange(requests, after)
         if now:
-            return self.settle()
+            return self.drain()
         return 0 if before is None else int(before)
 
-    def settle(self) -> int:
-        """Waits for the exchange that is under way and forgets it; returns its largest wish."""
+    def drain(self) -> int:
+        """Waits for the exchange that is under way and forgets it; returns its largest request."""
         before, self._before = self._before, None
         return 0 if before is None else int(before)
 
 
 @contextlib.contextmanager
-def losses_told() -> Iterator[None]:
-    """Turns what the runtime raises when another process is gone into LostProcess."""
+def translate_peer_failures() -> Iterator[None]:
+    """Turns what the runtime raises when another process is gone into PeerLostError."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         # Gloo, which exchanges between CPUs, raises ValueError (jax 0.10.2).
         is_ours = not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error)
-        if is_ours or not several():
+        if is_ours or not is_multiprocess():
             raise
-        raise LostProcess(f"another process of the run has ended ({_first_line(error)})") from error
+        raise PeerLostError(
+            f"another process of the run has ended ({_first_line(error)})"
+        ) from error
 
 
-def leave(message: str) -> NoReturn:
+def exit_without_peers(message: str) -> NoReturn:
     """Prints a message and ends this process with exit code 1, not waiting for the others.
 
     JAX waits at the end of a program for all processes; one that failed would wait for those that
@@ -213,7 +215,7 @@ def leave(message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    if is_first():
+    if is_process_0():
         # Process 0 holds the coordination service, whose end the others would report at length;
         # those that fail for the same reason have said so by then.
         time.sleep(PARTING_SECONDS)

@@ -82,7 +82,7 @@ def cpu_name() -> str:
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
-def keep_freed_memory() -> None:
+def configure_malloc() -> None:
     """Has a CPU program's memory kept for the next step, in place of given back to the system.
 
     Call it before JAX initialises a backend. XLA's CPU runtime allocates each step's intermediate
@@ -106,7 +106,7 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
-def give_back_memory() -> None:
+def release_compile_memory() -> None:
     """Gives back what tracing and compiling have left: JAX's caches, and memory that is free.
 
     Call it when all programs are compiled; those from `compiling.compiled` stay. Of the memory of

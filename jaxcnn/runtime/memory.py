@@ -76,7 +76,7 @@ def remedy(
 ) -> str:
     """Returns what is too large and the settings that help, in one line."""
     train, model = resolved["train"], resolved["model"]
-    size, multiple = train["batch_size"], devices * train["accumulate"]
+    size, multiple = train["batch_size"], devices * train["grad_accum_steps"]
     text = f"not enough memory for train.batch_size={size}"
     fits = 0
     if needed is not None:
@@ -84,7 +84,7 @@ def remedy(
         if available is not None:
             text += f", which has {gigabytes(available)}"
             fits = largest_batch(needed, size, multiple, available)
-    switches = [f"train.accumulate={2 * train['accumulate']}"]
+    switches = [f"train.grad_accum_steps={2 * train['grad_accum_steps']}"]
     on_cpu = jax.default_backend() == "cpu"
     is_as_one = model["name"].startswith("densenet") and on_cpu and not model.get("drop_rate")
     if not (train["remat"] or is_as_one or model["name"].startswith("lenet")):

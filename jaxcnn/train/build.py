@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from jaxcnn.config import settings as resolve
+from jaxcnn.config import settings
 from jaxcnn.data import Dataset, augment, batches
 from jaxcnn.errors import UserError
 from jaxcnn.runtime import memory
@@ -49,18 +49,20 @@ def build(
         UserError: If a step cannot fit into the memory of a device.
     """
     steps = batches.steps_per_epoch(len(dataset.train.labels), config.train.batch_size)
-    optimizer = optim.create(**config.optim, epochs=config.train.epochs, steps_per_epoch=steps)
+    optimizer = optim.create_optimizer(
+        **config.optim, epochs=config.train.epochs, steps_per_epoch=steps
+    )
     # One step in a row is the first one: "stop" is "skip" without patience. A whole epoch of
     # skipped steps would have no mean loss, so it ends the run in any case.
     patience = min(config.train.max_nonfinite, steps)
     max_nonfinite = patience if config.train.on_nonfinite == "skip" else 1
-    layout = resolve.layout_of(resolved)
+    layout = settings.layout_of(resolved)
     with memory.exhaustion_explained(memory.remedy(None, resolved, mesh.size, None)):
         programs = Programs(
             model=model,
             optimizer=optimizer,
-            augment=augment.create(**config.augment),
-            moments=resolve.moments_of(resolved),
+            augment=augment.create_augment(**config.augment),
+            pixel_stats=settings.pixel_stats_of(resolved),
             dataset=dataset,
             mesh=mesh,
             layout=layout,

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxcnn.data import Split
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.runtime import sharding
 
 # Batches that are ready while one is computed on: one hides the host's work, one its jitter.
 _PREFETCHED = 2
@@ -28,7 +28,9 @@ def nbytes(split: Split) -> int:
     return sum(array.nbytes for array in split)
 
 
-def create(split: Split, mesh: Mesh, shape: tuple[int, ...], resident: bool) -> "Resident":
+def create_source(
+    split: Split, mesh: Mesh, shape: tuple[int, ...], resident: bool
+) -> "DeviceDataset":
     """Returns what gives batches of `split` for indices int32 of `shape`.
 
     Args:
@@ -37,17 +39,17 @@ def create(split: Split, mesh: Mesh, shape: tuple[int, ...], resident: bool) -> 
         shape: `[..., B]`.
         resident: Keep the whole split on every device.
     """
-    return (Resident if resident else Streamed)(split, mesh, shape)
+    return (DeviceDataset if resident else StreamedDataset)(split, mesh, shape)
 
 
-class Resident:
+class DeviceDataset:
     """The split lies on every device; only indices are sent."""
 
     def __init__(self, split: Split, mesh: Mesh, shape: tuple[int, ...]) -> None:
         """Sends the split and compiles the gather."""
-        self.sharding = parallel.split(mesh, axis=len(shape) - 1)
-        whole = parallel.replicated(mesh)
-        self._split = tuple(parallel.place(array, whole) for array in split)
+        self.sharding = sharding.split(mesh, axis=len(shape) - 1)
+        whole = sharding.replicated(mesh)
+        self._split = tuple(sharding.place(array, whole) for array in split)
         self._gather = (
             jax.jit(
                 lambda images, labels, indices: (images[indices], labels[indices]),
@@ -61,15 +63,15 @@ class Resident:
     def batches(self, indices: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Yields images uint8 `[..., B, H, W, C]` and labels int32 `[..., B]`, for each indices."""
         for rows in indices:
-            yield self._gather(*self._split, parallel.place(rows, self.sharding))
+            yield self._gather(*self._split, sharding.place(rows, self.sharding))
 
 
-class Streamed(Resident):
+class StreamedDataset(DeviceDataset):
     """The split stays in host memory; a thread sends the next batches while one is computed on."""
 
     def __init__(self, split: Split, mesh: Mesh, shape: tuple[int, ...]) -> None:
         """Keeps a reference to the split."""
-        self.sharding = parallel.split(mesh, axis=len(shape) - 1)
+        self.sharding = sharding.split(mesh, axis=len(shape) - 1)
         self._host = split
 
     def batches(self, indices: Iterable[np.ndarray]) -> Iterator[Batch]:
@@ -108,7 +110,7 @@ class Streamed(Resident):
 
     def _send(self, rows: np.ndarray) -> Batch:
         images, labels = (
-            parallel.place_rows(
+            sharding.place_rows(
                 (*rows.shape, *array.shape[1:]),
                 self.sharding,
                 lambda index, array=array: array[rows[index[: rows.ndim]]],  # type: ignore[misc]

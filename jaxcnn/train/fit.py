@@ -9,21 +9,17 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from jaxcnn.config import schema as configuration
-from jaxcnn.config import settings as resolve
+from jaxcnn.config import schema, settings
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate.run_plots import Gallery
+from jaxcnn.evaluate.run_plots import RunPlots
 from jaxcnn.models import summary as describe
 from jaxcnn.run import tensorboard
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.observers import Several, Silence
-from jaxcnn.runtime import distributed as processes
-from jaxcnn.runtime import environment
-from jaxcnn.runtime import sharding as parallel
+from jaxcnn.run.observers import Observer, ObserverList
+from jaxcnn.runtime import distributed, environment, sharding
 from jaxcnn.runtime.signals import Interrupted, Interrupts
-from jaxcnn.train import plan
-from jaxcnn.train import step as steps
+from jaxcnn.train import plan, step
 from jaxcnn.train.build import build
 from jaxcnn.train.loop import Training
 
@@ -32,7 +28,7 @@ def fit(
     config: config_dict.ConfigDict,
     dataset: Dataset,
     workdir: Path,
-    report: Silence | None = None,
+    report: Observer | None = None,
 ) -> dict[str, Any]:
     """Trains a network and leaves a run folder; continues a run that was begun there.
 
@@ -40,7 +36,7 @@ def fit(
         config: From a file in configs/, or `config.default_config`.
         dataset: From `data.load`.
         workdir: The run folder.
-        report: Who is told of the progress.
+        report: Who is observers of the progress.
 
     Returns:
         The content of summary.json.
@@ -49,10 +45,10 @@ def fit(
         UserError: For a mistake in the configuration, or a folder that cannot be used.
         Interrupted: When SIGINT or SIGTERM arrived; the state is saved.
     """
-    report = report or Silence()
+    report = report or Observer()
     mesh, resolved, model, rows = _prepare(config, dataset)
     run = RunDir(workdir)
-    before = processes.from_first(lambda: _epochs_before(run, resolved))
+    before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, resolved))
     if before == config.train.epochs:
         return run.read_json("summary.json")
     if before:
@@ -67,34 +63,36 @@ def fit(
     with Interrupts() as interrupts, contextlib.ExitStack() as claim:
 
         def begin() -> None:
-            claim.enter_context(run.claimed(resolved))
+            claim.enter_context(run.locked(resolved))
             start = {"dataset": dataset.fingerprint, "epochs": config.train.epochs}
             run.add_start({**environment.describe(), **start})
 
-        processes.from_first(begin)
+        distributed.broadcast_from_process_0(begin)
         report.network(config.model.name, rows)
-        watchers, gallery = [report], None
-        if config.train.plots and processes.is_first():
-            watchers.append(gallery := Gallery(run, resolved, report.say))
-        if config.train.tensorboard and processes.is_first():
-            watchers.append(tensorboard.EventWriter(run))
-        told = Several(*watchers)
-        training = Training(config, resolved, model, dataset, mesh, run, told, interrupts)
+        watching, run_plots = [report], None
+        if config.train.plots and distributed.is_process_0():
+            watching.append(run_plots := RunPlots(run, resolved, report.say))
+        if config.train.tensorboard and distributed.is_process_0():
+            watching.append(tensorboard.EventWriter(run))
+        observers = ObserverList(*watching)
+        training = Training(config, resolved, model, dataset, mesh, run, observers, interrupts)
         records = training.run_to_end()
 
-        def between() -> None:
+        def on_batch() -> None:
             if interrupts.received is not None:  # all is saved by now
                 raise Interrupted(interrupts.received, training.step)
 
         def draw() -> None:
-            if gallery:
-                gallery.curves()
-                variables = jax.device_get(steps.evaluated_variables(training.state))
-                gallery.end(variables, dataset, between)
+            if run_plots:
+                run_plots.curves()
+                variables = jax.device_get(step.evaluated_variables(training.state))
+                run_plots.end(variables, dataset, on_batch)
 
-        processes.from_first(draw)  # before the summary: an interruption here is continued, too
-        processes.from_first(
-            lambda: run.write_json("summary.json", summarise(records, rows, resolved))
+        distributed.broadcast_from_process_0(
+            draw
+        )  # before the summary: an interruption here is continued, too
+        distributed.broadcast_from_process_0(
+            lambda: run.write_json("summary.json", summarize(records, rows, resolved))
         )
     return run.read_json("summary.json")
 
@@ -103,7 +101,7 @@ def dry_run(
     config: config_dict.ConfigDict,
     dataset: Dataset,
     workdir: Path,
-    report: Silence,
+    report: Observer,
 ) -> None:
     """Does all that `fit` does before the first step, says what would be done, writes nothing.
 
@@ -112,7 +110,7 @@ def dry_run(
     """
     mesh, resolved, model, rows = _prepare(config, dataset)
     run = RunDir(workdir)
-    before = processes.from_first(lambda: _epochs_before(run, resolved))
+    before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, resolved))
     report.network(config.model.name, rows)
     report.say("compiling")
     built = build(config, resolved, model, dataset, mesh)
@@ -125,14 +123,14 @@ def dry_run(
 
 def _prepare(
     config: config_dict.ConfigDict, dataset: Dataset
-) -> tuple[Mesh, dict[str, Any], nn.Module, list[describe.Row]]:
+) -> tuple[Mesh, dict[str, Any], nn.Module, list[describe.BlockSummary]]:
     """Returns the devices, the content of config.json, the network and its table."""
-    configuration.validate(config)
-    mesh = parallel.data_mesh()
+    schema.validate(config)
+    mesh = sharding.data_mesh()
     _check_sizes(config, dataset, mesh)
-    resolved = resolve.resolve(config, dataset)
-    model = resolve.model_of(resolved)
-    rows = describe.describe(model, tuple(resolved["dataset"]["image_shape"]))
+    resolved = settings.resolve(config, dataset)
+    model = settings.model_of(resolved)
+    rows = describe.block_summaries(model, tuple(resolved["dataset"]["image_shape"]))
     return mesh, resolved, model, rows
 
 
@@ -143,8 +141,8 @@ def _epochs_before(run: RunDir, resolved: dict[str, Any]) -> int:
     return finished["epoch"] if finished else 0
 
 
-def summarise(
-    records: list[dict[str, Any]], rows: list[describe.Row], resolved: dict[str, Any]
+def summarize(
+    records: list[dict[str, Any]], rows: list[describe.BlockSummary], resolved: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns the content of summary.json.
 
@@ -167,8 +165,10 @@ def summarise(
 
 def _check_sizes(config: config_dict.ConfigDict, dataset: Dataset, mesh: Mesh) -> None:
     """Raises UserError where batches, devices and data do not fit together."""
-    parallel.check_batch("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
-    parallel.check_batch("train.eval_batch_size", config.train.eval_batch_size, mesh)
+    sharding.check_batch(
+        "train.batch_size", config.train.batch_size, mesh, config.train.grad_accum_steps
+    )
+    sharding.check_batch("train.eval_batch_size", config.train.eval_batch_size, mesh)
     examples = len(dataset.train.labels)
     if config.train.batch_size > examples:
         raise UserError(

@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     batch_stats: Any
 
 
-def gradients(
+def loss_and_grads(
     params: Any,
     batch_stats: Any,
     images: jax.Array,

@@ -10,14 +10,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import config_dict
 
-from jaxcnn.config import compat as identity
+from jaxcnn.config import compat
 from jaxcnn.data import Dataset, batches
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.observers import Silence
-from jaxcnn.runtime import distributed as processes
-from jaxcnn.runtime import environment, memory
+from jaxcnn.run.observers import Observer
+from jaxcnn.runtime import distributed, environment, memory
 from jaxcnn.runtime.signals import Interrupted, Interrupts
 from jaxcnn.train import metrics
 from jaxcnn.train import step as steps
@@ -35,7 +34,7 @@ class Training:
         dataset: Dataset,
         mesh: Mesh,
         run: RunDir,
-        report: Silence,
+        report: Observer,
         interrupts: Interrupts,
     ) -> None:
         """Compiles, then restores what was saved last."""
@@ -49,16 +48,16 @@ class Training:
         self.checkpoints = Checkpoints(
             run.checkpoints,
             keep=config.train.keep_checkpoints,
-            fingerprint=identity.fingerprint(resolved),
+            fingerprint=compat.fingerprint(resolved),
         )
-        self.agreement = processes.Agreement(mesh)
+        self.signal_sync = distributed.SignalSync(mesh)
         self.step, self.state = self.restore()
-        environment.give_back_memory()
+        environment.release_compile_memory()
         self.saved_at = time.monotonic()
 
     def restore(self) -> tuple[int, steps.TrainState]:
         """Returns (step, state) to go on from: the newest whole checkpoint, or the start."""
-        newest = processes.from_first(self.newest_step)
+        newest = distributed.broadcast_from_process_0(self.newest_step)
         if newest < 0:
             return 0, self.programs.init()
         state = self.checkpoints.restore_verified(newest, self.programs.template)
@@ -67,7 +66,7 @@ class Training:
 
     def newest_step(self) -> int:
         """Returns the step of the newest whole checkpoint, or -1 where nothing was trained."""
-        newest = self.checkpoints.newest_whole(self.report.say)
+        newest = self.checkpoints.latest_valid_step(self.report.say)
         if newest is not None:
             return newest
         # A line of metrics is written only when a checkpoint of its step is on disk.
@@ -84,20 +83,20 @@ class Training:
         epochs = self.config.train.epochs
 
         def read() -> int:
-            records.extend(self.run.cut_metrics(self.step))
+            records.extend(self.run.truncate_metrics(self.step))
             return len(records)
 
-        done = processes.from_first(read)
+        done = distributed.broadcast_from_process_0(read)
         self.report.start(epochs=epochs, steps_per_epoch=self.steps_per_epoch, step=self.step)
         try:
-            self.heed(self.state.step)
+            self.checkpoint_or_stop(self.state.step)
             for epoch in range(done, epochs):
                 with memory.exhaustion_explained(self.memory_remedy):
                     record = self.epoch(epoch)
-                processes.from_first(partial(self.run.append_metrics, record))
+                distributed.broadcast_from_process_0(partial(self.run.append_metrics, record))
                 records.append(record)
                 self.report.epoch(record, epochs)
-                self.heed(self.state.step)
+                self.checkpoint_or_stop(self.state.step)
         finally:
             self.report.stop()
             self.checkpoints.wait()
@@ -112,23 +111,23 @@ class Training:
         offset = self.step - epoch * self.steps_per_epoch
         if offset == 0:
             self.state = self.programs.begin_epoch(self.state)
-        order = batches.epoch_order(
+        order = batches.shuffled_batches(
             self.config.seed, epoch, self.examples, self.config.train.batch_size
         )
         images = 0
-        log_steps = self.config.train.log_steps
+        log_every_steps = self.config.train.log_every_steps
         for call in self.programs.calls(order[offset:]):
             self.state = self.programs.train(self.state, call)
             self.step += call.steps
             images += call.steps * self.config.train.batch_size
-            if self.step // log_steps > (self.step - call.steps) // log_steps:
-                self.look(images / (time.monotonic() - began))
-            self.heed(self.state.step)
-        loss, accuracy = self.look(None)
+            if self.step // log_every_steps > (self.step - call.steps) // log_every_steps:
+                self.report_metrics(images / (time.monotonic() - began))
+            self.checkpoint_or_stop(self.state.step)
+        loss, accuracy = self.report_metrics(None)
         trained = time.monotonic() - began
         self.save()
         eval_loss, eval_accuracy = metrics.means(
-            self.programs.evaluate(self.state, partial(self.heed, now=True))
+            self.programs.evaluate(self.state, partial(self.checkpoint_or_stop, now=True))
         )
         self.checkpoints.wait()
         if not math.isfinite(eval_loss):
@@ -149,7 +148,7 @@ class Training:
             "images_per_second": round(images / trained, 1) if images else None,
         }
 
-    def look(self, rate: float | None) -> tuple[float, float]:
+    def report_metrics(self, rate: float | None) -> tuple[float, float]:
         """Waits for the device and returns the epoch's (mean loss, accuracy) so far."""
         self.stop_if_not_finite()
         loss, accuracy = metrics.means(self.state.sums)
@@ -159,7 +158,7 @@ class Training:
 
     def save(self) -> None:
         """Starts writing a checkpoint of this step, unless there is one."""
-        self.agreement.settle()
+        self.signal_sync.drain()
         self.stop_if_not_finite()
         self.checkpoints.save(self.step, self.state)
         self.saved_at = time.monotonic()
@@ -186,21 +185,21 @@ class Training:
             f"use a new --workdir{skip}"
         )
 
-    def heed(self, after: jax.Array, now: bool = False) -> None:
+    def checkpoint_or_stop(self, after: jax.Array, now: bool = False) -> None:
         """Saves where it is time; saves and raises Interrupted if a signal has arrived.
 
         All processes do so at the same step: a signal counts wherever it arrives, and the clock is
         that of process 0.
 
         Args:
-            after: As for `processes.Agreement`.
+            after: As for `distributed.SignalSync`.
             now: So too.
         """
         seconds = 60 * self.config.train.checkpoint_minutes
-        is_due = processes.is_first() and time.monotonic() - self.saved_at > seconds
-        wish = self.agreement(self.interrupts.received or int(is_due), after, now)
-        if wish:
+        is_due = distributed.is_process_0() and time.monotonic() - self.saved_at > seconds
+        request = self.signal_sync(self.interrupts.received or int(is_due), after, now)
+        if request:
             self.save()
-        if wish > 1:  # the number of a signal
+        if request > 1:  # the number of a signal
             self.checkpoints.wait()
-            raise Interrupted(wish, self.step)
+            raise Interrupted(request, self.step)

@@ -15,11 +15,11 @@ class Optimizer(NamedTuple):
     which would count steps once more: `state.step` is the only clock.
     """
 
-    direction: optax.GradientTransformation
+    tx: optax.GradientTransformation
     learning_rate: Callable[[jax.typing.ArrayLike], jax.Array]
 
 
-def create(
+def create_optimizer(
     *,
     name: str,
     peak_lr: float,
@@ -44,9 +44,9 @@ def create(
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     decay = optax.add_decayed_weights(weight_decay, mask=kernels_only)
     if name == "sgd":
-        direction = optax.chain(clip, decay, optax.trace(momentum, nesterov=nesterov))
+        tx = optax.chain(clip, decay, optax.trace(momentum, nesterov=nesterov))
     else:
-        direction = optax.chain(clip, optax.scale_by_adam(momentum, second_moment), decay)
+        tx = optax.chain(clip, optax.scale_by_adam(momentum, second_moment), decay)
     rate = create_schedule(
         schedule,
         peak_lr=peak_lr,
@@ -55,12 +55,12 @@ def create(
         milestones=milestones,
         decay_factor=decay_factor,
     )
-    return Optimizer(direction, rate)
+    return Optimizer(tx, rate)
 
 
 def constant_sgd(peak_lr: float, weight_decay: float = 0.0) -> Optimizer:
     """Returns SGD with Nesterov momentum 0.9 at one rate, for measurements and tests."""
-    return create(
+    return create_optimizer(
         name="sgd",
         peak_lr=peak_lr,
         momentum=0.9,

@@ -23,8 +23,8 @@ def lines(resolved: dict[str, Any], built: Built, mesh: Mesh) -> Iterator[str]:
     count = f"{mesh.size} x {device.device_kind}"
     processes = jax.process_count()
     yield f"devices: {count} ({device.platform}), {processes} process{'es' * (processes > 1)}"
-    each = layout.batch_size // layout.accumulate // mesh.size
-    micro = f"{layout.accumulate} micro-batches of " if layout.accumulate > 1 else ""
+    each = layout.batch_size // layout.grad_accum_steps // mesh.size
+    micro = f"{layout.grad_accum_steps} micro-batches of " if layout.grad_accum_steps > 1 else ""
     yield (
         f"batch: {layout.batch_size} images = {micro}{mesh.size} devices x {each}; "
         f"evaluation: {layout.eval_batch_size} = {mesh.size} x "

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxcnn.config.settings import Layout
 from jaxcnn.data import Dataset, batches
-from jaxcnn.data.augment import Moments
+from jaxcnn.data.augment import PixelStats
 from jaxcnn.runtime import sharding as parallel
 from jaxcnn.runtime.compilation import compiled, init_compiler_options
 from jaxcnn.train import feed, metrics
@@ -35,14 +35,14 @@ def _of_whole_gradients(optimizer: Optimizer, whole: NamedSharding) -> Optimizer
     Without it XLA divides what computes the gradients as the optimizer's state is divided, and
     moves pieces of DenseNet's stacked norms between devices.
     """
-    direction = optimizer.direction
+    direction = optimizer.tx
 
     def update(grads: Any, state: Any, params: Any = None) -> Any:
         grads = jax.lax.with_sharding_constraint(grads, jax.tree.map(lambda _: whole, grads))
         return direction.update(grads, state, params)
 
     whole_direction = optax.GradientTransformation(direction.init, update)
-    return optimizer._replace(direction=whole_direction)
+    return optimizer._replace(tx=whole_direction)
 
 
 class Programs:
@@ -65,7 +65,7 @@ class Programs:
         model: nn.Module,
         optimizer: Optimizer,
         augment: Callable[[jax.Array, jax.Array], jax.Array],
-        moments: Moments,
+        pixel_stats: PixelStats,
         dataset: Dataset,
         mesh: Mesh,
         layout: Layout,
@@ -81,8 +81,10 @@ class Programs:
             lambda: jax.random.split(jax.random.key(seed)), out_shardings=whole
         )()
         self.resident = sum(map(feed.nbytes, (dataset.train, dataset.eval))) <= layout.data_bytes
-        self._train = feed.create(dataset.train, mesh, layout.shape, self.resident)
-        self._eval = feed.create(dataset.eval, mesh, (layout.eval_batch_size,), self.resident)
+        self._train = feed.create_source(dataset.train, mesh, layout.shape, self.resident)
+        self._eval = feed.create_source(
+            dataset.eval, mesh, (layout.eval_batch_size,), self.resident
+        )
         self._eval_examples = len(dataset.eval.labels)
 
         if layout.shard_optimizer:
@@ -99,7 +101,7 @@ class Programs:
             model=model,
             optimizer=optimizer,
             augment=augment,
-            moments=moments,
+            pixel_stats=pixel_stats,
             label_smoothing=label_smoothing,
             ema_decay=ema_decay,
             max_nonfinite=max_nonfinite,
@@ -130,7 +132,9 @@ class Programs:
         size = (layout.eval_batch_size,)
         mask = jax.ShapeDtypeStruct(size, jnp.bool_, sharding=self._eval.sharding)
         self.eval_program = compiled(
-            jax.jit(partial(steps.eval_step, model=model, moments=moments), out_shardings=whole),
+            jax.jit(
+                partial(steps.eval_step, model=model, pixel_stats=pixel_stats), out_shardings=whole
+            ),
             (steps.evaluated_variables(self.template), *_batch(self._eval, size, image), mask),
         )
 
@@ -159,22 +163,22 @@ class Programs:
         return self.train_program(state, self._key, *call.batch, *counts)
 
     def evaluate(
-        self, state: steps.TrainState, between: Callable[[jax.Array], None] = lambda count: None
+        self, state: steps.TrainState, on_batch: Callable[[jax.Array], None] = lambda count: None
     ) -> metrics.Sums:
         """Returns the metric sums over the whole evaluation split, every example once.
 
-        Calls `between` with the count so far after each batch, with at most one on its way.
+        Calls `on_batch` with the count so far after each batch, with at most one on its way.
         """
         variables = steps.evaluated_variables(state)
         total = self.no_sums()
-        rows = list(batches.in_order(self._eval_examples, self.layout.eval_batch_size))
+        rows = list(batches.sequential_batches(self._eval_examples, self.layout.eval_batch_size))
         sent = self._eval.batches(indices for indices, _ in rows)
         for batch, (_, mask) in zip(sent, rows, strict=True):
             placed = parallel.place(mask, self._eval.sharding)
             sums = self.eval_program(variables, *batch, placed)
             before, total = total, metrics.add(total, sums)
             jax.block_until_ready(before)
-            between(total["count"])
+            on_batch(total["count"])
         return total
 
     def begin_epoch(self, state: steps.TrainState) -> steps.TrainState:
@@ -193,7 +197,7 @@ class Programs:
 
 
 def _batch(
-    source: feed.Resident, shape: tuple[int, ...], image: tuple[int, ...]
+    source: feed.DeviceDataset, shape: tuple[int, ...], image: tuple[int, ...]
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Returns what `source` gives for indices of `shape`, as shapes, dtypes and shardings."""
     return (

@@ -15,7 +15,7 @@ from flax import struct
 
 from jaxcnn.data import augment as augmentation
 from jaxcnn.train import metrics
-from jaxcnn.train.gradients import gradients
+from jaxcnn.train.gradients import loss_and_grads
 from jaxcnn.train.optim import Optimizer
 
 
@@ -59,7 +59,7 @@ def create_train_state(
         step=jnp.int32(0),
         params=params,
         batch_stats=batch_stats,
-        opt_state=optimizer.direction.init(params),
+        opt_state=optimizer.tx.init(params),
         ema=jax.tree.map(jnp.copy, average) if ema else {},  # a donated state must not alias
         sums=metrics.zeros(),
         nonfinite={"skipped": jnp.int32(0), "in_a_row": jnp.int32(0)},
@@ -75,7 +75,7 @@ def train_step(
     model: nn.Module,
     optimizer: Optimizer,
     augment: Callable[[jax.Array, jax.Array], jax.Array],
-    moments: augmentation.Moments,
+    pixel_stats: augmentation.PixelStats,
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     max_nonfinite: int = 1,
@@ -95,34 +95,34 @@ def train_step(
         images: uint8 `[B, H, W, C]`, or A micro-batches `[A, B / A, H, W, C]`.
         labels: int32 `[B]` or `[A, B / A]`.
         model: A network from `models.create`.
-        optimizer: From `optim.create`.
-        augment: From `augment.create`.
-        moments: Of the training split's pixels.
+        optimizer: From `optim.create_optimizer`.
+        augment: From `augment.create_augment`.
+        pixel_stats: Of the training split's pixels.
         label_smoothing: See `metrics.cross_entropy`.
         ema_decay: Kept fraction of the averaged weights; 0 for none.
         max_nonfinite: From 1 on; 1 stops at the first such step.
-        norm_groups: See `gradients.gradients`.
+        norm_groups: See `loss_and_grads`.
         devices: Which share the batch.
 
     Returns:
         The state after the step, with the batch added to its sums.
     """
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    grads, losses, logits, batch_stats = gradients(
+    grads, losses, logits, batch_stats = loss_and_grads(
         state.params,
         state.batch_stats,
         augment(augment_key, images),
         labels,
         dropout_key,
         model=model,
-        preprocess=lambda images: augmentation.normalise(images, moments),
+        preprocess=lambda images: augmentation.normalize(images, pixel_stats),
         loss=lambda logits, labels: metrics.cross_entropy(logits, labels, label_smoothing),
         norm_groups=norm_groups,
     )
     rate = optimizer.learning_rate(state.step)
 
     def with_step() -> TrainState:
-        direction, opt_state = optimizer.direction.update(grads, state.opt_state, state.params)
+        direction, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda d: -rate * d, direction))
         ema = state.ema
         if ema_decay:
@@ -226,9 +226,9 @@ def eval_step(
     mask: jax.Array,
     *,
     model: nn.Module,
-    moments: augmentation.Moments,
+    pixel_stats: augmentation.PixelStats,
 ) -> metrics.Sums:
     """Returns the metric sums of the rows of a batch where `mask`, bool `[B]`, is True."""
-    logits: Any = model.apply(variables, augmentation.normalise(images, moments), train=False)
+    logits: Any = model.apply(variables, augmentation.normalize(images, pixel_stats), train=False)
     losses = metrics.cross_entropy(logits, labels)
     return metrics.sums(losses, logits, labels, mask)

@@ -17,8 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxcnn.data.cifar10 import archive, download
-from jaxcnn.data.cifar10 import convert as records
+from jaxcnn.data.cifar10 import archive, convert, download
 from jaxcnn.data.cifar10.published import SETS, Cifar
 from jaxcnn.data.locate import SOURCE_FILE, data_root, find
 from jaxcnn.data.meter import Meter
@@ -60,7 +59,7 @@ def prepare(
     else:
         files = archive.read(download.fetch(cifar, root), cifar, allow_modified=False)
     builder = _builder_class(cifar)(
-        data_dir=root, records=records.parse(files, cifar), files=files, file_format="array_record"
+        data_dir=root, records=convert.parse(files, cifar), files=files, file_format="array_record"
     )
     tfds.disable_progress_bar()  # Meter shows the progress instead
     try:
@@ -100,7 +99,7 @@ def _builder_class(cifar: Cifar) -> Any:
             def __init__(
                 self,
                 *,
-                records: dict[str, records.Records],
+                records: dict[str, convert.Records],
                 files: archive.Files,
                 **arguments: Any,
             ) -> None:

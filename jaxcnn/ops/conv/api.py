@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops.conv import conv_vjp as joint  # noqa: F401  gives the primitive its gradients
-from jaxcnn.ops.conv import primitives
-from jaxcnn.ops.spec import Geometry
+from jaxcnn.ops.conv import (
+    conv_vjp,  # noqa: F401  gives the primitive its gradients
+    primitives,
+)
+from jaxcnn.ops.spec import ConvSpec
 
 _FAST_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)
 
@@ -71,15 +73,15 @@ def conv_general_dilated(
         precision,
         preferred_element_type,
     )
-    geometry = geometry_of(*args, **others)
-    if geometry is None:
+    spec = conv_spec_of(*args, **others)
+    if spec is None:
         return lax.conv_general_dilated(*args, **others)
     lhs, rhs = same_varying_axes(lhs, rhs)
-    y: jax.Array = primitives.convolution.bind(lhs, rhs, geometry=geometry)
+    y: jax.Array = primitives.convolution.bind(lhs, rhs, spec=spec)
     return y
 
 
-def geometry_of(
+def conv_spec_of(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
@@ -92,7 +94,7 @@ def geometry_of(
     precision: Any = None,
     preferred_element_type: Any = None,
     **others: Any,
-) -> Geometry | None:
+) -> ConvSpec | None:
     """The checked description of a convolution that is sped up; None for one that is passed on."""
     plain = (
         lhs.ndim == rhs.ndim == 4
@@ -109,7 +111,7 @@ def geometry_of(
     )
     if not plain:
         return None
-    return _geometry(lhs, rhs, window_strides, padding, feature_group_count, precision)
+    return _conv_spec(lhs, rhs, window_strides, padding, feature_group_count, precision)
 
 
 def _is_undilated(dilation: Sequence[int] | None) -> bool:
@@ -150,15 +152,15 @@ def _is_static(lhs: jax.Array, rhs: jax.Array) -> bool:
     return True
 
 
-def _geometry(
+def _conv_spec(
     lhs: jax.Array,
     rhs: jax.Array,
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     groups: int,
     precision: Any,
-) -> Geometry | None:
-    """`geometry_of`, of arguments whose kinds and layout are those of the fast path."""
+) -> ConvSpec | None:
+    """`conv_spec_of`, of arguments whose kinds and layout are those of the fast path."""
     channels, features = lhs.shape[3], rhs.shape[3]
     depthwise = groups > 1 and groups == channels == features and rhs.shape[2] == 1
     if not depthwise and (groups != 1 or rhs.shape[2] != channels):
@@ -174,7 +176,7 @@ def _geometry(
     pads = [(int(low), int(high)) for low, high in padding]
     if isinstance(precision, list):
         precision = tuple(precision)
-    geometry = Geometry(
+    spec = ConvSpec(
         input_size=(lhs.shape[1], lhs.shape[2]),
         kernel_size=(rhs.shape[0], rhs.shape[1]),
         strides=(strides[0], strides[1]),
@@ -182,7 +184,7 @@ def _geometry(
         depthwise=depthwise,
         precision=precision,
     )
-    return geometry if min(geometry.output_size) > 0 else None
+    return spec if min(spec.output_size) > 0 else None
 
 
 def same_varying_axes(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:

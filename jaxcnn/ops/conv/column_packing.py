@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.ops.spec import Geometry
+from jaxcnn.ops.spec import ConvSpec
 
 BLOCK = 4
 
@@ -19,7 +19,7 @@ BLOCK = 4
 class Widening:
     """The stride-1 convolution `narrow`, seen with `BLOCK` columns as one."""
 
-    narrow: Geometry
+    narrow: ConvSpec
 
     @property
     def out_blocks(self) -> int:
@@ -32,8 +32,8 @@ class Widening:
         return -(-(self.out_blocks * BLOCK + self.narrow.kernel_size[1] - 1) // BLOCK)
 
     @property
-    def geometry(self) -> Geometry:
-        """The wide convolution's geometry."""
+    def spec(self) -> ConvSpec:
+        """The wide convolution's spec."""
         return dataclasses.replace(
             self.narrow,
             input_size=(self.narrow.input_size[0], self.in_blocks),
@@ -50,7 +50,7 @@ class Widening:
     def kernel(self, kernel: jax.Array) -> jax.Array:
         """`[h, w, C, F]` to `[h, w', BLOCK * C, BLOCK * F]`."""
         height, width, channels, features = kernel.shape
-        taps = self.geometry.kernel_size[1]
+        taps = self.spec.kernel_size[1]
         copies = [
             jnp.pad(kernel, ((0, 0), (v, taps * BLOCK - width - v), (0, 0), (0, 0)))
             for v in range(BLOCK)
@@ -58,7 +58,7 @@ class Widening:
         wide = jnp.stack(copies, axis=3)
         return wide.reshape(height, taps, BLOCK * channels, BLOCK * features)
 
-    def kernel_gradient(self, gradient: jax.Array, channels: int, features: int) -> jax.Array:
+    def conv_kernel_grad(self, gradient: jax.Array, channels: int, features: int) -> jax.Array:
         """The transpose of `kernel`."""
         shape = (*self.narrow.kernel_size, channels, features)
         like = jax.typeof(gradient).update(shape=shape)

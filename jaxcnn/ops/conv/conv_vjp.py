@@ -16,65 +16,61 @@ from typing import Any
 import jax
 from jax.interpreters import ad
 
-from jaxcnn.ops.conv import onednn as library
-from jaxcnn.ops.conv import reference as stock
-from jaxcnn.ops.conv import xla as algorithms
+from jaxcnn.ops.conv import onednn, reference, xla
 from jaxcnn.ops.conv.primitives import (
+    conv_input_grad,
+    conv_kernel_grad,
     convolution,
     define_composite,
-    input_gradient,
-    kernel_gradient,
 )
-from jaxcnn.ops.spec import Geometry
+from jaxcnn.ops.spec import ConvSpec
 
 
 def _tangent(
-    x: jax.Array, kernel: jax.Array, dx: jax.Array, d_kernel: jax.Array, geometry: Geometry
+    x: jax.Array, kernel: jax.Array, dx: jax.Array, d_kernel: jax.Array, spec: ConvSpec
 ) -> jax.Array:
     """How the convolution of `x` with `kernel` changes with both."""
-    of_images: jax.Array = convolution.bind(dx, kernel, geometry=geometry)
-    return of_images + convolution.bind(x, d_kernel, geometry=geometry)
+    of_images: jax.Array = convolution.bind(dx, kernel, spec=spec)
+    return of_images + convolution.bind(x, d_kernel, spec=spec)
 
 
-def _gradients(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry
-) -> list[jax.Array]:
+def _gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, spec: ConvSpec) -> list[jax.Array]:
     """The gradients of the convolution of `x` with `kernel`, from that of the result."""
-    dx = input_gradient.bind(dy, kernel, geometry=geometry)
-    return [dx, kernel_gradient.bind(x, dy, geometry=geometry)]
+    dx = conv_input_grad.bind(dy, kernel, spec=spec)
+    return [dx, conv_kernel_grad.bind(x, dy, spec=spec)]
 
 
 tangent = define_composite(
     "cnn_tangent",
     _tangent,
-    lambda x, kernel, dx, d_kernel, geometry: x.update(
-        shape=stock.output_shape(x.shape, kernel.shape, geometry), weak_type=False
+    lambda x, kernel, dx, d_kernel, spec: x.update(
+        shape=reference.output_shape(x.shape, kernel.shape, spec), weak_type=False
     ),
 )
 gradients = define_composite(
     "cnn_gradients",
     _gradients,
-    lambda x, kernel, dy, geometry: [x.update(weak_type=False), kernel.update(weak_type=False)],
-    algorithms.gradients,
-    library.gradients,
+    lambda x, kernel, dy, spec: [x.update(weak_type=False), kernel.update(weak_type=False)],
+    xla.gradients,
+    onednn.gradients,
     several=True,
 )
 
 
-def _transposed(ct: Any, x: Any, kernel: Any, dx: Any, d_kernel: Any, *, geometry: Geometry) -> Any:
-    return [None, None, *gradients.bind(x, kernel, ct, geometry=geometry)]
+def _transposed(ct: Any, x: Any, kernel: Any, dx: Any, d_kernel: Any, *, spec: ConvSpec) -> Any:
+    return [None, None, *gradients.bind(x, kernel, ct, spec=spec)]
 
 
-def _transposed_gradients(cts: Any, x: Any, kernel: Any, dy: Any, *, geometry: Geometry) -> Any:
+def _transposed_gradients(cts: Any, x: Any, kernel: Any, dy: Any, *, spec: ConvSpec) -> Any:
     changes = map(ad.instantiate_zeros, cts)
-    return [None, None, tangent.bind(x, kernel, *changes, geometry=geometry)]
+    return [None, None, tangent.bind(x, kernel, *changes, spec=spec)]
 
 
-def _jvp(primals: Any, tangents: Any, *, geometry: Geometry) -> Any:
+def _jvp(primals: Any, tangents: Any, *, spec: ConvSpec) -> Any:
     if any(isinstance(tangent, ad.Zero) for tangent in tangents):
-        return _jvp_of_one(primals, tangents, geometry=geometry)
-    y = convolution.bind(*primals, geometry=geometry)
-    return y, tangent.bind(*primals, *tangents, geometry=geometry)
+        return _jvp_of_one(primals, tangents, spec=spec)
+    y = convolution.bind(*primals, spec=spec)
+    return y, tangent.bind(*primals, *tangents, spec=spec)
 
 
 ad.primitive_transposes[tangent] = _transposed

@@ -19,7 +19,7 @@ def forward(
     return total
 
 
-def kernel_gradient(
+def conv_kernel_grad(
     x: jax.Array, dy: jax.Array, kernel_size: Pair, strides: Pair, padding: Pads
 ) -> jax.Array:
     """The gradient of the kernel as one matrix, `[h * w, C]`."""

@@ -61,7 +61,7 @@ def forward(
     return lax.dot_general(rows, kernel.reshape(-1, kernel.shape[3]), (((3,), (0,)), ((), ())))
 
 
-def kernel_gradient(
+def conv_kernel_grad(
     x: jax.Array, dy: jax.Array, kernel_size: Pair, strides: Pair, padding: Pads
 ) -> jax.Array:
     """The gradient of the kernel as one matrix, `[h * w * C, F]`."""

@@ -25,7 +25,7 @@ def _by_xla(images: jax.Array, kernel: jax.Array, padding: Pads) -> jax.Array:
     return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=layout)
 
 
-def kernel_gradient(
+def conv_kernel_grad(
     x: jax.Array, dy: jax.Array, padding: Pads, convolve: Convolve = _by_xla
 ) -> jax.Array:
     """The gradient of a kernel with strides of 1, `[h, w, C, F]`; padding must not be negative.

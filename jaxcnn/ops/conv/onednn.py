@@ -13,14 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import onednn_calls as onednn
+from jaxcnn.ops import onednn_calls
 from jaxcnn.ops.chunks import CHUNK_BYTES, chunk_size, sum_chunks
-from jaxcnn.ops.conv import im2col as patches
-from jaxcnn.ops.conv import kernel_grad_as_conv as exchanged
-from jaxcnn.ops.conv import pointwise
-from jaxcnn.ops.conv import xla as algorithms
-from jaxcnn.ops.spec import Geometry, Pads, cropped, height_width
-from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.ops.conv import im2col, kernel_grad_as_conv, pointwise, xla
+from jaxcnn.ops.spec import ConvSpec, Pads, cropped, height_width
+from jaxcnn.ops.winograd import stride1
 
 # From so many channels on, shifts are quicker than patches where Winograd does not apply. 32x32, 64
 # features: 3 channels 8.8 and 6.3 ms, 64 channels 48 and 62.
@@ -29,7 +26,9 @@ _SHIFTED_CHANNELS = 8
 # Features that fill one of the widest vectors.
 _VECTOR = 16
 
-PRODUCTS = winograd.Products(onednn.product, onednn.exchanged_product, onednn.transposed_product)
+PRODUCTS = stride1.Products(
+    onednn_calls.product, onednn_calls.exchanged_product, onednn_calls.transposed_product
+)
 
 
 def handles(x: jax.Array, kernel_like: jax.Array) -> bool:
@@ -37,42 +36,42 @@ def handles(x: jax.Array, kernel_like: jax.Array) -> bool:
     return x.dtype == kernel_like.dtype and x.dtype in (jnp.float32, jnp.bfloat16)
 
 
-def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[h, w, C, F]` (depthwise: `[h, w, 1, C]`)."""
-    if _is_left(x.shape[3], kernel.shape[3], geometry):
-        return algorithms.forward(x, kernel, geometry)
-    if pointwise.applies(geometry):
+    if _is_left(x.shape[3], kernel.shape[3], spec):
+        return xla.forward(x, kernel, spec)
+    if pointwise.applies(spec):
         x_, weights = x.astype(jnp.float32), kernel.astype(jnp.float32)
-        return pointwise.forward(x_, weights, geometry.strides, onednn.product).astype(x.dtype)
-    if _has_few_features(geometry, *kernel.shape[2:]):
-        return _columns_together(x, kernel, geometry)
-    return _convolve(x, kernel, geometry, is_exchanged=False)
+        return pointwise.forward(x_, weights, spec.strides, onednn_calls.product).astype(x.dtype)
+    if _has_few_features(spec, *kernel.shape[2:]):
+        return _columns_together(x, kernel, spec)
+    return _convolve(x, kernel, spec, is_exchanged=False)
 
 
-def input_gradient(dy: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def conv_input_grad(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """The gradient of `forward` with respect to x, `[N, H, W, C]`."""
-    if _is_left(dy.shape[3], kernel.shape[2], geometry):
-        return algorithms.input_gradient(dy, kernel, geometry)
-    if pointwise.applies(geometry):
-        return pointwise.input_gradient(dy, kernel, geometry, onednn.product)
-    if _has_few_features(geometry, dy.shape[3], kernel.shape[2]):
+    if _is_left(dy.shape[3], kernel.shape[2], spec):
+        return xla.conv_input_grad(dy, kernel, spec)
+    if pointwise.applies(spec):
+        return pointwise.conv_input_grad(dy, kernel, spec, onednn_calls.product)
+    if _has_few_features(spec, dy.shape[3], kernel.shape[2]):
         flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        return _columns_together(dy, flipped, geometry.reversed())
-    if algorithms.is_winograd_backwards(geometry, dy.shape[0], *kernel.shape[2:]):
-        return winograd.input_gradient(dy, kernel, geometry, PRODUCTS)
+        return _columns_together(dy, flipped, spec.reversed())
+    if xla.is_winograd_backwards(spec, dy.shape[0], *kernel.shape[2:]):
+        return stride1.conv_input_grad(dy, kernel, spec, PRODUCTS)
 
-    def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
-        return _convolve(dy, flipped, back, is_exchanged=not geometry.depthwise)
+    def backwards(dy: jax.Array, flipped: jax.Array, back: ConvSpec) -> jax.Array:
+        return _convolve(dy, flipped, back, is_exchanged=not spec.depthwise)
 
-    return algorithms.input_gradient_by(backwards, dy, kernel, geometry)
+    return xla.input_grad_by(backwards, dy, kernel, spec)
 
 
-def _has_few_features(geometry: Geometry, channels: int, features: int) -> bool:
+def _has_few_features(spec: ConvSpec, channels: int, features: int) -> bool:
     """Whether vectors would be filled badly, unless blocks of pixels are computed together."""
-    return features < _VECTOR and algorithms.is_widened(geometry, channels, features)
+    return features < _VECTOR and xla.is_widened(spec, channels, features)
 
 
-def _columns_together(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+def _columns_together(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """The convolution with few features, of several columns at a time as one of more features.
 
     The kernel holds a shifted copy for each of these columns, and its stride is their number.
@@ -83,10 +82,10 @@ def _columns_together(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> ja
     features = kernel.shape[3]
     block = _VECTOR // features
     copies = [jnp.pad(kernel, ((0, 0), (v, block - 1 - v), (0, 0), (0, 0))) for v in range(block)]
-    height, width = geometry.output_size
+    height, width = spec.output_size
     columns = -(-width // block)
-    images, (rows, (low, high)) = cropped(x.astype(jnp.float32), geometry.padding)
-    y = onednn.convolution(
+    images, (rows, (low, high)) = cropped(x.astype(jnp.float32), spec.padding)
+    y = onednn_calls.convolution(
         images,
         jnp.concatenate(copies, 3).astype(jnp.float32),
         (1, block),
@@ -96,62 +95,60 @@ def _columns_together(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> ja
     return y.reshape(*y.shape[:2], -1, features)[:, :, :width].astype(x.dtype)
 
 
-def _is_left(channels: int, features: int, geometry: Geometry) -> bool:
+def _is_left(channels: int, features: int, spec: ConvSpec) -> bool:
     """Whether `algorithms` does it: single channels, of which oneDNN makes nonsense."""
-    return not geometry.depthwise and min(channels, features) == 1
+    return not spec.depthwise and min(channels, features) == 1
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, is_exchanged: bool) -> jax.Array:
-    weights, size = kernel.astype(jnp.float32), geometry.output_size
-    if algorithms.is_winograd(geometry, x.shape[0], *kernel.shape[2:]):
+def _convolve(x: jax.Array, kernel: jax.Array, spec: ConvSpec, is_exchanged: bool) -> jax.Array:
+    weights, size = kernel.astype(jnp.float32), spec.output_size
+    if xla.is_winograd(spec, x.shape[0], *kernel.shape[2:]):
         ordered = kernel.swapaxes(2, 3) if is_exchanged else kernel
-        return winograd.forward(x, ordered, geometry, PRODUCTS)
-    images, padding = cropped(x.astype(jnp.float32), geometry.padding)
-    y = onednn.convolution(
+        return stride1.forward(x, ordered, spec, PRODUCTS)
+    images, padding = cropped(x.astype(jnp.float32), spec.padding)
+    y = onednn_calls.convolution(
         images,
         weights,
-        geometry.strides,
+        spec.strides,
         padding,
         size,
-        groups=x.shape[3] if geometry.depthwise else 1,
+        groups=x.shape[3] if spec.depthwise else 1,
         is_exchanged=is_exchanged,
     )
     return y.astype(x.dtype)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
+def conv_kernel_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """The gradient of `forward` with respect to the kernel, `[h, w, C, F]` (or `[h, w, 1, C]`)."""
     channels, features = x.shape[3], dy.shape[3]
-    if _is_left(channels, features, geometry) or _has_few_features(geometry, channels, features):
-        return algorithms.kernel_gradient(x, dy, geometry)
-    images, padding = cropped(x.astype(jnp.float32), geometry.padding)
+    if _is_left(channels, features, spec) or _has_few_features(spec, channels, features):
+        return xla.conv_kernel_grad(x, dy, spec)
+    images, padding = cropped(x.astype(jnp.float32), spec.padding)
     arrays = (images, dy.astype(jnp.float32))
-    if pointwise.applies(geometry):
-        multiply = onednn.transposed_product
-        return pointwise.kernel_gradient(*arrays, geometry.strides, multiply).astype(x.dtype)
-    if geometry.depthwise:
-        gradient = _depthwise(*arrays, geometry, padding)
-    elif algorithms.is_winograd_gradient(geometry, x.shape[0], channels, features):
-        gradient = algorithms.winograd_kernel_gradient(x, dy, geometry, PRODUCTS)
-    elif features == _VECTOR and algorithms.is_widened(geometry, channels, features):
+    if pointwise.applies(spec):
+        multiply = onednn_calls.transposed_product
+        return pointwise.conv_kernel_grad(*arrays, spec.strides, multiply).astype(x.dtype)
+    if spec.depthwise:
+        gradient = _depthwise(*arrays, spec, padding)
+    elif xla.is_winograd_gradient(spec, x.shape[0], channels, features):
+        gradient = xla.winograd_kernel_gradient(x, dy, spec, PRODUCTS)
+    elif features == _VECTOR and xla.is_widened(spec, channels, features):
         # LeNet's second: 0.7 ms, as `algorithms` does it 1.2. With more features patches are
         # quicker: 32x32, 3 channels, 24 features 5.1 ms, so 7.9.
-        gradient = exchanged.kernel_gradient(*arrays, padding, _convolve_by_onednn)
-    elif geometry.strides == (1, 1) and channels >= _SHIFTED_CHANNELS:
-        gradient = _by_shifts(*arrays, geometry, padding)
+        gradient = kernel_grad_as_conv.conv_kernel_grad(*arrays, padding, _convolve_by_onednn)
+    elif spec.strides == (1, 1) and channels >= _SHIFTED_CHANNELS:
+        gradient = _by_shifts(*arrays, spec, padding)
     else:
-        gradient = _by_patches(*arrays, geometry, padding)
+        gradient = _by_patches(*arrays, spec, padding)
     return gradient.astype(x.dtype)
 
 
-def gradients(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry
-) -> list[jax.Array]:
+def gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array, spec: ConvSpec) -> list[jax.Array]:
     """Both gradients; neither is used before the other is computed (see `joint`)."""
-    if algorithms.is_winograd_jointly(geometry, x.shape[0], *kernel.shape[2:]):
-        return list(winograd.gradients(x, kernel, dy, geometry, PRODUCTS)[:2])
-    dx = input_gradient(dy, kernel, geometry)
-    return lax.optimization_barrier([dx, kernel_gradient(x, dy, geometry)])
+    if xla.is_winograd_jointly(spec, x.shape[0], *kernel.shape[2:]):
+        return list(stride1.gradients(x, kernel, dy, spec, PRODUCTS)[:2])
+    dx = conv_input_grad(dy, kernel, spec)
+    return lax.optimization_barrier([dx, conv_kernel_grad(x, dy, spec)])
 
 
 def _convolve_by_onednn(images: jax.Array, kernel: jax.Array, padding: Pads) -> jax.Array:
@@ -159,31 +156,31 @@ def _convolve_by_onednn(images: jax.Array, kernel: jax.Array, padding: Pads) -> 
         n + sum(pads) - k + 1
         for n, pads, k in zip(images.shape[1:3], padding, kernel.shape[:2], strict=True)
     )
-    return onednn.convolution(images, kernel, (1, 1), padding, (size[0], size[1]))
+    return onednn_calls.convolution(images, kernel, (1, 1), padding, (size[0], size[1]))
 
 
-def _by_patches(x: jax.Array, dy: jax.Array, geometry: Geometry, padding: Pads) -> jax.Array:
+def _by_patches(x: jax.Array, dy: jax.Array, spec: ConvSpec, padding: Pads) -> jax.Array:
     """One product of all patches of the images and `dy`, a few images at a time."""
-    kernel_size, channels, features = geometry.kernel_size, x.shape[3], dy.shape[3]
+    kernel_size, channels, features = spec.kernel_size, x.shape[3], dy.shape[3]
     size = height_width(dy)
 
     def part(x: jax.Array, dy: jax.Array) -> jax.Array:
-        rows = patches.patches(x, kernel_size, geometry.strides, padding, size)
+        rows = im2col.patches(x, kernel_size, spec.strides, padding, size)
         rows = lax.optimization_barrier(rows).reshape(-1, rows.shape[3])
-        return onednn.transposed_product(rows, dy.reshape(-1, features))
+        return onednn_calls.transposed_product(rows, dy.reshape(-1, features))
 
     width = kernel_size[0] * kernel_size[1] * channels
     images = chunk_size(x.shape[0], 4 * size[0] * size[1] * width)
     return sum_chunks(part, (x, dy), images).reshape(*kernel_size, channels, features)
 
 
-def _by_shifts(x: jax.Array, dy: jax.Array, geometry: Geometry, padding: Pads) -> jax.Array:
+def _by_shifts(x: jax.Array, dy: jax.Array, spec: ConvSpec, padding: Pads) -> jax.Array:
     """One product of the images, shifted along the width, and `dy`, shifted along the height.
 
     That lays out three copies of each in place of nine of the images: 32x32, 64 channels 48 ms,
     patches 62.
     """
-    height, width = geometry.kernel_size
+    height, width = spec.kernel_size
     channels, features = x.shape[3], dy.shape[3]
     columns, above = dy.shape[2], height - 1
 
@@ -195,7 +192,7 @@ def _by_shifts(x: jax.Array, dy: jax.Array, geometry: Geometry, padding: Pads) -
         across = _side_by_side([padded[:, :, j : j + columns] for j in range(width)])
         down = _side_by_side([framed[:, above - i : above - i + rows] for i in range(height)])
         across, down = lax.optimization_barrier((across, down))
-        return onednn.transposed_product(
+        return onednn_calls.transposed_product(
             across.reshape(-1, width * channels), down.reshape(-1, height * features)
         )
 
@@ -211,10 +208,10 @@ def _side_by_side(parts: list[jax.Array]) -> jax.Array:
     Few channels are written one part after the other: 32x32, 16 channels 2.7 ms for the whole
     gradient, against 5.2; but 64 channels 63 against 49.
     """
-    return jnp.concatenate(parts, -1) if parts[0].shape[3] < 32 else patches.side_by_side(parts)
+    return jnp.concatenate(parts, -1) if parts[0].shape[3] < 32 else im2col.side_by_side(parts)
 
 
-def _depthwise(x: jax.Array, dy: jax.Array, geometry: Geometry, padding: Pads) -> jax.Array:
+def _depthwise(x: jax.Array, dy: jax.Array, spec: ConvSpec, padding: Pads) -> jax.Array:
     """The gradient of a depthwise kernel, `[h, w, 1, C]`, as one depthwise convolution.
 
     The images, padded, stand below one another as one tall image; their gradients, with rows of
@@ -222,7 +219,7 @@ def _depthwise(x: jax.Array, dy: jax.Array, geometry: Geometry, padding: Pads) -
     positions of the kernel. 16x16, 32 channels: 1.3 ms, nine sums of products 8.9.
     """
     height, width, channels = dy.shape[1:]
-    (stride, across), kernel_size = geometry.strides, geometry.kernel_size
+    (stride, across), kernel_size = spec.strides, spec.kernel_size
     rows = -(-((height - 1) * stride + kernel_size[0]) // stride)  # Of dy, for one image.
     columns = (width - 1) * across + kernel_size[1]
     (top, _), (left, _) = padding
@@ -235,14 +232,14 @@ def _depthwise(x: jax.Array, dy: jax.Array, geometry: Geometry, padding: Pads) -
         tall, kernel = lax.optimization_barrier((tall, kernel))
         # Rows of zeros behind the last image meet rows of zeros: nothing is cut off, or copied.
         behind = max(0, kernel_size[0] - stride)
-        gradient = onednn.convolution(
+        gradient = onednn_calls.convolution(
             tall.reshape(1, -1, columns, channels),
             kernel.reshape(-1, width, 1, channels),
             (1, 1),
             ((0, behind), (0, 0)),
             (stride + behind, kernel_size[1]),
             groups=channels,
-            dilation=geometry.strides,
+            dilation=spec.strides,
         )
         return gradient[0, : kernel_size[0], :, None]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops.spec import Geometry, Pair
+from jaxcnn.ops.spec import ConvSpec, Pair
 
 Multiply = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -15,13 +15,9 @@ def _multiply_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
-def applies(geometry: Geometry) -> bool:
+def applies(spec: ConvSpec) -> bool:
     """Whether the convolution is dense, 1x1 and without padding."""
-    return (
-        not geometry.depthwise
-        and geometry.kernel_size == (1, 1)
-        and geometry.padding == ((0, 0), (0, 0))
-    )
+    return not spec.depthwise and spec.kernel_size == (1, 1) and spec.padding == ((0, 0), (0, 0))
 
 
 def forward(
@@ -33,22 +29,20 @@ def forward(
     return y.reshape(*x.shape[:3], -1)
 
 
-def input_gradient(
-    dy: jax.Array, kernel: jax.Array, geometry: Geometry, multiply: Multiply = jnp.matmul
+def conv_input_grad(
+    dy: jax.Array, kernel: jax.Array, spec: ConvSpec, multiply: Multiply = jnp.matmul
 ) -> jax.Array:
     """The gradient of the input, `[N, H, W, C]`: zero where a stride skips the pixel."""
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
     rows = dy.reshape(-1, dy.shape[3]).astype(dtype)
     dx = multiply(rows, kernel[0, 0].astype(dtype).T).reshape(*dy.shape[:3], -1)
     config = [(0, 0, 0)]
-    for n, out, stride in zip(
-        geometry.input_size, geometry.output_size, geometry.strides, strict=True
-    ):
+    for n, out, stride in zip(spec.input_size, spec.output_size, spec.strides, strict=True):
         config.append((0, n - (out - 1) * stride - 1, stride - 1))
     return lax.pad(dx.astype(dy.dtype), jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
 
 
-def kernel_gradient(
+def conv_kernel_grad(
     x: jax.Array, dy: jax.Array, strides: Pair, multiply: Multiply = _multiply_transposed
 ) -> jax.Array:
     """The gradient of the kernel, `[1, 1, C, F]`; `multiply` transposes its first operand."""

@@ -16,23 +16,21 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxcnn.ops import onednn_calls as onednn
-from jaxcnn.ops.conv import onednn as library
-from jaxcnn.ops.conv import reference as stock
-from jaxcnn.ops.conv import xla as algorithms
+from jaxcnn.ops import onednn_calls
+from jaxcnn.ops.conv import onednn, reference, xla
 from jaxcnn.ops.lowering import cpu_or_stock
-from jaxcnn.ops.spec import Geometry
+from jaxcnn.ops.spec import ConvSpec
 
 
 def _define(
     name: str,
-    shape: Callable[[stock.Shape, stock.Shape, Geometry], stock.Shape],
+    shape: Callable[[reference.Shape, reference.Shape, ConvSpec], reference.Shape],
     fast: Callable[..., jax.Array],
     by_library: Callable[..., jax.Array],
     on_others: Callable[..., jax.Array],
     batched: tuple[bool, bool],
 ) -> Primitive:
-    """A primitive of two arrays and a geometry.
+    """A primitive of two arrays and a spec.
 
     Args:
       name: shown in a jaxpr.
@@ -45,14 +43,14 @@ def _define(
     """
     primitive = Primitive(name)
 
-    def abstract(a: Any, b: Any, *, geometry: Geometry) -> Any:
-        return a.update(shape=shape(a.shape, b.shape, geometry), weak_type=False)
+    def abstract(a: Any, b: Any, *, spec: ConvSpec) -> Any:
+        return a.update(shape=shape(a.shape, b.shape, spec), weak_type=False)
 
     @functools.cache
-    def compiled(geometry: Geometry) -> Callable[..., jax.Array]:
-        return jax.jit(lambda a, b: primitive.bind(a, b, geometry=geometry))
+    def compiled(spec: ConvSpec) -> Callable[..., jax.Array]:
+        return jax.jit(lambda a, b: primitive.bind(a, b, spec=spec))
 
-    def batch(operands: Any, axes: Any, *, geometry: Geometry) -> Any:
+    def batch(operands: Any, axes: Any, *, spec: ConvSpec) -> Any:
         mapped = tuple(axis is not None for axis in axes)
         if mapped == batched and not all(batched):
             joined = []
@@ -62,18 +60,16 @@ def _define(
                     count = operand.shape[0]
                     operand = operand.reshape(-1, *operand.shape[2:])
                 joined.append(operand)
-            out = primitive.bind(*joined, geometry=geometry)
+            out = primitive.bind(*joined, spec=spec)
             return out.reshape(count, -1, *out.shape[1:]), 0
         out = cpu_or_stock(
-            lambda a, b: _one_by_one(
-                functools.partial(primitive.bind, geometry=geometry), a, b, axes
-            ),
-            jax.vmap(lambda a, b: on_others(a, b, geometry), axes),
+            lambda a, b: _one_by_one(functools.partial(primitive.bind, spec=spec), a, b, axes),
+            jax.vmap(lambda a, b: on_others(a, b, spec), axes),
             *operands,
         )
         return out, 0
 
-    primitive.def_impl(lambda a, b, *, geometry: compiled(geometry)(a, b))
+    primitive.def_impl(lambda a, b, *, spec: compiled(spec)(a, b))
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, _lowering(fast, by_library, on_others))
     batching.primitive_batchers[primitive] = batch
@@ -87,17 +83,17 @@ def _lowering(
 ) -> Callable[..., Any]:
     """The rule that chooses among three functions when a program is lowered; see `_define`."""
 
-    def lower(ctx: Any, *operands: Any, geometry: Geometry) -> Any:
+    def lower(ctx: Any, *operands: Any, spec: ConvSpec) -> Any:
         shards = shards_of(ctx)
         called = may_call_onednn(ctx)
 
         def on_cpu(*operands: jax.Array) -> Any:
-            if called and library.handles(*operands[:2]):
-                return by_library(*operands, geometry)
-            return fast(*operands, geometry, shards)
+            if called and onednn.handles(*operands[:2]):
+                return by_library(*operands, spec)
+            return fast(*operands, spec, shards)
 
         def choose(*operands: jax.Array) -> Any:
-            return cpu_or_stock(on_cpu, lambda *ops: on_others(*ops, geometry), *operands)
+            return cpu_or_stock(on_cpu, lambda *ops: on_others(*ops, spec), *operands)
 
         return mlir.lower_fun(choose, multiple_results=len(ctx.avals_out) > 1)(ctx, *operands)
 
@@ -127,7 +123,7 @@ def may_call_onednn(ctx: Any) -> bool:
     XLA cannot divide a call it does not know among devices.
     """
     exported = ctx.module_context.lowering_parameters.for_export
-    return onednn.is_usable() and shards_of(ctx) == 1 and not exported
+    return onednn_calls.is_usable() and shards_of(ctx) == 1 and not exported
 
 
 def shards_of(ctx: Any) -> int:
@@ -143,44 +139,44 @@ def shards_of(ctx: Any) -> int:
 
 convolution = _define(
     "cnn_convolution",
-    stock.output_shape,
-    algorithms.forward,
-    library.forward,
-    stock.convolution,
+    reference.output_shape,
+    xla.forward,
+    onednn.forward,
+    reference.convolution,
     (True, False),
 )
-input_gradient = _define(
+conv_input_grad = _define(
     "cnn_input_gradient",
-    stock.input_shape,
-    algorithms.input_gradient,
-    library.input_gradient,
-    stock.input_gradient,
+    reference.input_shape,
+    xla.conv_input_grad,
+    onednn.conv_input_grad,
+    reference.conv_input_grad,
     (True, False),
 )
-kernel_gradient = _define(
+conv_kernel_grad = _define(
     "cnn_kernel_gradient",
-    stock.kernel_shape,
-    algorithms.kernel_gradient,
-    library.kernel_gradient,
-    stock.kernel_gradient,
+    reference.kernel_shape,
+    xla.conv_kernel_grad,
+    onednn.conv_kernel_grad,
+    reference.conv_kernel_grad,
     (True, True),
 )
 
-# Operands: convolution (x, kernel), input_gradient (dy, kernel), kernel_gradient (x, dy).
+# Operands: convolution (x, kernel), conv_input_grad (dy, kernel), conv_kernel_grad (x, dy).
 ad.defbilinear(
     convolution,
-    lambda ct, x, kernel, geometry: input_gradient.bind(ct, kernel, geometry=geometry),
-    lambda ct, x, kernel, geometry: kernel_gradient.bind(x, ct, geometry=geometry),
+    lambda ct, x, kernel, spec: conv_input_grad.bind(ct, kernel, spec=spec),
+    lambda ct, x, kernel, spec: conv_kernel_grad.bind(x, ct, spec=spec),
 )
 ad.defbilinear(
-    input_gradient,
-    lambda ct, dy, kernel, geometry: convolution.bind(ct, kernel, geometry=geometry),
-    lambda ct, dy, kernel, geometry: kernel_gradient.bind(ct, dy, geometry=geometry),
+    conv_input_grad,
+    lambda ct, dy, kernel, spec: convolution.bind(ct, kernel, spec=spec),
+    lambda ct, dy, kernel, spec: conv_kernel_grad.bind(ct, dy, spec=spec),
 )
 ad.defbilinear(
-    kernel_gradient,
-    lambda ct, x, dy, geometry: input_gradient.bind(dy, ct, geometry=geometry),
-    lambda ct, x, dy, geometry: convolution.bind(x, ct, geometry=geometry),
+    conv_kernel_grad,
+    lambda ct, x, dy, spec: conv_input_grad.bind(dy, ct, spec=spec),
+    lambda ct, x, dy, spec: convolution.bind(x, ct, spec=spec),
 )
 
 
@@ -199,8 +195,8 @@ def define_composite(
 
     Args:
       name: shown in a jaxpr.
-      function: of operands, the first two of which are images and a kernel, and a geometry.
-      abstract: from abstract operands and a geometry to the abstract result, or a list of them.
+      function: of operands, the first two of which are images and a kernel, and a spec.
+      abstract: from abstract operands and a spec to the abstract result, or a list of them.
       fast: for the CPU; takes also `shards`. If None, nothing but the function is ever computed.
       by_library: for the CPU where oneDNN can be called.
       several: whether there is a list of results.
@@ -208,25 +204,25 @@ def define_composite(
     primitive = Primitive(name)
     primitive.multiple_results = several
 
-    def of(geometry: Geometry) -> Callable[..., Any]:
-        return lambda *operands: function(*operands, geometry)
+    def of(spec: ConvSpec) -> Callable[..., Any]:
+        return lambda *operands: function(*operands, spec)
 
-    def abstract_results(*operands: Any, geometry: Geometry) -> Any:
-        return abstract(*operands, geometry)
+    def abstract_results(*operands: Any, spec: ConvSpec) -> Any:
+        return abstract(*operands, spec)
 
-    def jvp(primals: Any, tangents: Any, *, geometry: Geometry) -> Any:
+    def jvp(primals: Any, tangents: Any, *, spec: ConvSpec) -> Any:
         tangents = tuple(map(ad.instantiate_zeros, tangents))
-        return jax.jvp(of(geometry), tuple(primals), tangents)
+        return jax.jvp(of(spec), tuple(primals), tangents)
 
-    def batch(operands: Any, axes: Any, *, geometry: Geometry) -> Any:
-        out = jax.vmap(of(geometry), axes)(*operands)
+    def batch(operands: Any, axes: Any, *, spec: ConvSpec) -> Any:
+        out = jax.vmap(of(spec), axes)(*operands)
         return out, jax.tree.map(lambda _: 0, out)
 
     @functools.cache
-    def compiled(geometry: Geometry) -> Callable[..., Any]:
-        return jax.jit(lambda *operands: primitive.bind(*operands, geometry=geometry))
+    def compiled(spec: ConvSpec) -> Callable[..., Any]:
+        return jax.jit(lambda *operands: primitive.bind(*operands, spec=spec))
 
-    primitive.def_impl(lambda *operands, geometry: compiled(geometry)(*operands))
+    primitive.def_impl(lambda *operands, spec: compiled(spec)(*operands))
     primitive.def_abstract_eval(abstract_results)
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batch
@@ -235,6 +231,6 @@ def define_composite(
     else:
         mlir.register_lowering(
             primitive,
-            lambda ctx, *operands, geometry: mlir.lower_fun(of(geometry), several)(ctx, *operands),
+            lambda ctx, *operands, spec: mlir.lower_fun(of(spec), several)(ctx, *operands),
         )
     return primitive

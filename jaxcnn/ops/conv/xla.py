@@ -7,13 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.chunks import chunk_size, map_chunks, sum_chunks
-from jaxcnn.ops.conv import depthwise, pointwise
-from jaxcnn.ops.conv import im2col as patches
-from jaxcnn.ops.conv import kernel_grad_as_conv as exchanged
+from jaxcnn.ops.conv import depthwise, im2col, kernel_grad_as_conv, pointwise
 from jaxcnn.ops.conv.column_packing import Widening
-from jaxcnn.ops.spec import Geometry, cropped, height_width
-from jaxcnn.ops.winograd import stride1 as winograd
-from jaxcnn.ops.winograd import stride2 as strided
+from jaxcnn.ops.spec import ConvSpec, cropped, height_width
+from jaxcnn.ops.winograd import stride1, stride2
 
 # Below these many channels on either side, Winograd's products are too thin to pay for the
 # transforms. Forward, Winograd's against XLA's own convolution: 32x32, 64 channels 41 and 57 ms;
@@ -32,36 +29,36 @@ def _compute_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def is_widened(geometry: Geometry, channels: int, features: int) -> bool:
+def is_widened(spec: ConvSpec, channels: int, features: int) -> bool:
     """Whether there are so few channels that blocks of pixels should be computed together.
 
     LeNet's first convolution, 3 -> 6 channels, took 12.3 of a training step's 24 ms without.
     """
-    spatial = geometry.strides == (1, 1) and geometry.kernel_size[1] > 1
-    return spatial and not geometry.depthwise and channels * features <= _WIDENED_CHANNELS
+    spatial = spec.strides == (1, 1) and spec.kernel_size[1] > 1
+    return spatial and not spec.depthwise and channels * features <= _WIDENED_CHANNELS
 
 
-def is_winograd(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+def is_winograd(spec: ConvSpec, batch: int, channels: int, features: int) -> bool:
     """Whether the convolution is Winograd's."""
-    unit, fewest = geometry.strides == (1, 1), min(channels, features)
-    return unit and fewest >= WINOGRAD_CHANNELS and winograd.pays(geometry, batch)
+    unit, fewest = spec.strides == (1, 1), min(channels, features)
+    return unit and fewest >= WINOGRAD_CHANNELS and stride1.is_profitable(spec, batch)
 
 
-def is_winograd_backwards(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+def is_winograd_backwards(spec: ConvSpec, batch: int, channels: int, features: int) -> bool:
     """Whether the gradient with respect to the images is Winograd's."""
-    unit = geometry.strides == (1, 1)
-    return unit and is_winograd(geometry.reversed(), batch, channels, features)
+    unit = spec.strides == (1, 1)
+    return unit and is_winograd(spec.reversed(), batch, channels, features)
 
 
-def is_winograd_gradient(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+def is_winograd_gradient(spec: ConvSpec, batch: int, channels: int, features: int) -> bool:
     """Whether the gradient with respect to the kernel is Winograd's."""
-    pays = winograd.pays(geometry, batch) or strided.pays(geometry, batch)
+    pays = stride1.is_profitable(spec, batch) or stride2.is_profitable(spec, batch)
     return min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS and pays
 
 
-def is_winograd_jointly(geometry: Geometry, batch: int, channels: int, features: int) -> bool:
+def is_winograd_jointly(spec: ConvSpec, batch: int, channels: int, features: int) -> bool:
     """Whether both gradients are Winograd's, and so computed together."""
-    shape = (geometry, batch, channels, features)
+    shape = (spec, batch, channels, features)
     return is_winograd_backwards(*shape) and is_winograd_gradient(*shape)
 
 
@@ -79,26 +76,26 @@ def _transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
 def winograd_kernel_gradient(
     x: jax.Array,
     dy: jax.Array,
-    geometry: Geometry,
-    products: winograd.Products,
+    spec: ConvSpec,
+    products: stride1.Products,
     shards: int = 1,
 ) -> jax.Array:
-    """`kernel_gradient` where it `is_winograd_gradient`, in float32 or better."""
-    by_stride = strided if geometry.strides == (2, 2) else winograd
-    return by_stride.kernel_gradient(x, dy, geometry, products, shards)
+    """`conv_kernel_grad` where it `is_winograd_gradient`, in float32 or better."""
+    by_stride = stride2 if spec.strides == (2, 2) else stride1
+    return by_stride.conv_kernel_grad(x, dy, spec, products, shards)
 
 
-PRODUCTS = winograd.Products(jnp.matmul, _exchanged_product, _transposed_product)
+PRODUCTS = stride1.Products(jnp.matmul, _exchanged_product, _transposed_product)
 
 
-def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:
+def forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int = 1) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[h, w, C, F]` (depthwise: `[h, w, 1, C]`)."""
     dtype = _compute_dtype(x)
     weights = kernel.astype(dtype)
-    strides, padding, size = geometry.strides, geometry.padding, geometry.output_size
+    strides, padding, size = spec.strides, spec.padding, spec.output_size
     channels, features = x.shape[3], kernel.shape[3]
     batch = max(1, x.shape[0] // shards)
-    if geometry.depthwise:
+    if spec.depthwise:
         images = chunk_size(batch, 2 * x[0].size * dtype.itemsize)
         return map_chunks(
             lambda c: depthwise.forward(c.astype(dtype), weights, strides, padding, size).astype(
@@ -108,13 +105,13 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
             images,
             shards,
         )
-    if pointwise.applies(geometry):
+    if pointwise.applies(spec):
         return pointwise.forward(x.astype(dtype), weights, strides).astype(x.dtype)
-    if is_winograd(geometry, batch, channels, features):
-        return winograd.forward(x, kernel, geometry, PRODUCTS, shards)
-    if is_widened(geometry, channels, features):
-        wide = Widening(geometry)
-        return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.geometry, shards))
+    if is_winograd(spec, batch, channels, features):
+        return stride1.forward(x, kernel, spec, PRODUCTS, shards)
+    if is_widened(spec, channels, features):
+        wide = Widening(spec)
+        return wide.output(forward(wide.images(x), wide.kernel(kernel), wide.spec, shards))
     # XLA's forward convolution is a good one, as long as nothing is dilated, reversed or
     # transposed; what is slow is how it differentiates it.
     x_, padding = cropped(x.astype(dtype), padding)
@@ -124,25 +121,23 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
     return y.astype(x.dtype)
 
 
-def input_gradient(
-    dy: jax.Array, kernel: jax.Array, geometry: Geometry, shards: int = 1
-) -> jax.Array:
+def conv_input_grad(dy: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int = 1) -> jax.Array:
     """The gradient of `forward` with respect to x, `[N, H, W, C]`."""
-    if is_winograd_backwards(geometry, max(1, dy.shape[0] // shards), *kernel.shape[2:]):
-        return winograd.input_gradient(dy, kernel, geometry, PRODUCTS, shards)
+    if is_winograd_backwards(spec, max(1, dy.shape[0] // shards), *kernel.shape[2:]):
+        return stride1.conv_input_grad(dy, kernel, spec, PRODUCTS, shards)
 
-    def backwards(dy: jax.Array, flipped: jax.Array, back: Geometry) -> jax.Array:
+    def backwards(dy: jax.Array, flipped: jax.Array, back: ConvSpec) -> jax.Array:
         exchanged = flipped if back.depthwise else flipped.swapaxes(2, 3)
         return forward(dy, exchanged, back, shards)
 
-    return input_gradient_by(backwards, dy, kernel, geometry)
+    return input_grad_by(backwards, dy, kernel, spec)
 
 
-def input_gradient_by(
-    backwards: Callable[[jax.Array, jax.Array, Geometry], jax.Array],
+def input_grad_by(
+    backwards: Callable[[jax.Array, jax.Array, ConvSpec], jax.Array],
     dy: jax.Array,
     kernel: jax.Array,
-    geometry: Geometry,
+    spec: ConvSpec,
 ) -> jax.Array:
     """The gradient of a convolution with respect to the images, by stride-1 convolutions.
 
@@ -154,18 +149,18 @@ def input_gradient_by(
         height and width, from its output channels to its input channels.
       dy: gradient of the convolution, `[N, H', W', F]`.
       kernel: as in `forward`.
-      geometry: of the convolution.
+      spec: of the convolution.
     """
-    stride_h, stride_w = geometry.strides
+    stride_h, stride_w = spec.strides
     if (stride_h, stride_w) == (1, 1):
-        return backwards(dy, jnp.flip(kernel, (0, 1)), geometry.reversed())
-    if pointwise.applies(geometry):
-        return pointwise.input_gradient(dy, kernel, geometry)
-    channels = kernel.shape[3] if geometry.depthwise else kernel.shape[2]
-    height, width = geometry.input_size
+        return backwards(dy, jnp.flip(kernel, (0, 1)), spec.reversed())
+    if pointwise.applies(spec):
+        return pointwise.conv_input_grad(dy, kernel, spec)
+    channels = kernel.shape[3] if spec.depthwise else kernel.shape[2]
+    height, width = spec.input_size
     rows, columns = -(-height // stride_h), -(-width // stride_w)
     grid = [
-        [_phase(backwards, dy, kernel, geometry, (a, b), (rows, columns)) for b in range(stride_w)]
+        [_phase(backwards, dy, kernel, spec, (a, b), (rows, columns)) for b in range(stride_w)]
         for a in range(stride_h)
     ]
     interleaved = jnp.stack([jnp.stack(row, 3) for row in grid], 2)
@@ -174,10 +169,10 @@ def input_gradient_by(
 
 
 def _phase(
-    backwards: Callable[[jax.Array, jax.Array, Geometry], jax.Array],
+    backwards: Callable[[jax.Array, jax.Array, ConvSpec], jax.Array],
     dy: jax.Array,
     kernel: jax.Array,
-    geometry: Geometry,
+    spec: ConvSpec,
     offset: tuple[int, int],
     size: tuple[int, int],
 ) -> jax.Array:
@@ -188,12 +183,12 @@ def _phase(
     """
     first, padding = [], []
     for stride, begin, n, taps_all, out, (low, _) in zip(
-        geometry.strides,
+        spec.strides,
         offset,
         size,
-        geometry.kernel_size,
-        geometry.output_size,
-        geometry.padding,
+        spec.kernel_size,
+        spec.output_size,
+        spec.padding,
         strict=True,
     ):
         start = (begin + low) % stride
@@ -202,75 +197,77 @@ def _phase(
         before = taps - 1 - shift
         first.append(start)
         padding.append((before, n + taps - 1 - out - before))
-    part = kernel[first[0] :: geometry.strides[0], first[1] :: geometry.strides[1]]
+    part = kernel[first[0] :: spec.strides[0], first[1] :: spec.strides[1]]
     if not part.size:  # No kernel position meets these pixels.
-        channels = kernel.shape[3] if geometry.depthwise else kernel.shape[2]
+        channels = kernel.shape[3] if spec.depthwise else kernel.shape[2]
         return jnp.zeros((dy.shape[0], *size, channels), dy.dtype)
-    back = Geometry(
-        input_size=geometry.output_size,
+    back = ConvSpec(
+        input_size=spec.output_size,
         kernel_size=(part.shape[0], part.shape[1]),
         strides=(1, 1),
         padding=(padding[0], padding[1]),
-        depthwise=geometry.depthwise,
+        depthwise=spec.depthwise,
     )
     return backwards(dy, jnp.flip(part, (0, 1)), back)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, shards: int = 1) -> jax.Array:
+def conv_kernel_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int = 1) -> jax.Array:
     """The gradient of `forward` with respect to the kernel, `[h, w, C, F]` (or `[h, w, 1, C]`)."""
     dtype = _compute_dtype(x)
-    strides, padding = geometry.strides, geometry.padding
+    strides, padding = spec.strides, spec.padding
     channels, features = x.shape[3], dy.shape[3]
-    taps = geometry.kernel_size[0] * geometry.kernel_size[1]
+    taps = spec.kernel_size[0] * spec.kernel_size[1]
     batch = max(1, x.shape[0] // shards)
-    if geometry.depthwise:
+    if spec.depthwise:
         images = chunk_size(batch, 2 * x[0].size * dtype.itemsize)
         gradient = sum_chunks(
-            lambda c, d: depthwise.kernel_gradient(
-                c.astype(dtype), d.astype(dtype), geometry.kernel_size, strides, padding
+            lambda c, d: depthwise.conv_kernel_grad(
+                c.astype(dtype), d.astype(dtype), spec.kernel_size, strides, padding
             ),
             (x, dy),
             images,
             shards,
         )
-        return gradient.reshape(*geometry.kernel_size, 1, features).astype(x.dtype)
-    if pointwise.applies(geometry):
-        return pointwise.kernel_gradient(x.astype(dtype), dy.astype(dtype), strides).astype(x.dtype)
-    if is_winograd_gradient(geometry, batch, channels, features):
-        return winograd_kernel_gradient(x, dy, geometry, PRODUCTS, shards).astype(x.dtype)
-    if is_widened(geometry, channels, features):
-        wide = Widening(geometry)
-        gradient = kernel_gradient(wide.images(x), wide.output_gradient(dy), wide.geometry, shards)
-        return wide.kernel_gradient(gradient, channels, features)
+        return gradient.reshape(*spec.kernel_size, 1, features).astype(x.dtype)
+    if pointwise.applies(spec):
+        return pointwise.conv_kernel_grad(x.astype(dtype), dy.astype(dtype), strides).astype(
+            x.dtype
+        )
+    if is_winograd_gradient(spec, batch, channels, features):
+        return winograd_kernel_gradient(x, dy, spec, PRODUCTS, shards).astype(x.dtype)
+    if is_widened(spec, channels, features):
+        wide = Widening(spec)
+        gradient = conv_kernel_grad(wide.images(x), wide.output_gradient(dy), wide.spec, shards)
+        return wide.conv_kernel_grad(gradient, channels, features)
     if strides == (1, 1):
         # The side with fewer channels is taken as the images, so that the product's rows are long.
         if features < channels:
-            back = geometry.reversed()
+            back = spec.reversed()
             dy, pads = cropped(dy.astype(dtype), back.padding)
-            flipped = exchanged.kernel_gradient(dy, x.astype(dtype), pads)
+            flipped = kernel_grad_as_conv.conv_kernel_grad(dy, x.astype(dtype), pads)
             return jnp.flip(flipped, (0, 1)).swapaxes(2, 3).astype(x.dtype)
         x_, pads = cropped(x.astype(dtype), padding)
-        return exchanged.kernel_gradient(x_, dy.astype(dtype), pads).astype(x.dtype)
+        return kernel_grad_as_conv.conv_kernel_grad(x_, dy.astype(dtype), pads).astype(x.dtype)
     images = chunk_size(batch, height_width_product(dy) * taps * channels * dtype.itemsize)
     gradient = sum_chunks(
-        lambda c, d: patches.kernel_gradient(
-            c.astype(dtype), d.astype(dtype), geometry.kernel_size, strides, padding
+        lambda c, d: im2col.conv_kernel_grad(
+            c.astype(dtype), d.astype(dtype), spec.kernel_size, strides, padding
         ),
         (x, dy),
         images,
         shards,
     )
-    return gradient.reshape(*geometry.kernel_size, channels, features).astype(x.dtype)
+    return gradient.reshape(*spec.kernel_size, channels, features).astype(x.dtype)
 
 
 def gradients(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry, shards: int = 1
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int = 1
 ) -> list[jax.Array]:
     """Both gradients; neither is used before the other is computed (see `joint`)."""
-    if is_winograd_jointly(geometry, max(1, x.shape[0] // shards), *kernel.shape[2:]):
-        return list(winograd.gradients(x, kernel, dy, geometry, PRODUCTS, shards)[:2])
-    dx = input_gradient(dy, kernel, geometry, shards)
-    return lax.optimization_barrier([dx, kernel_gradient(x, dy, geometry, shards)])
+    if is_winograd_jointly(spec, max(1, x.shape[0] // shards), *kernel.shape[2:]):
+        return list(stride1.gradients(x, kernel, dy, spec, PRODUCTS, shards)[:2])
+    dx = conv_input_grad(dy, kernel, spec, shards)
+    return lax.optimization_barrier([dx, conv_kernel_grad(x, dy, spec, shards)])
 
 
 def height_width_product(images: jax.Array) -> int:

@@ -3,7 +3,7 @@
 The block's features lie in one array, `[S, N, H, W, C]`: S devices that share the batch, N images
 of each; a single device has no such axis. A layer reads the first channels and writes its own
 behind them, so nothing is concatenated.
-Both passes walk over a few images at a time. What is normalised, rectified, laid out as patches or
+Both passes walk over a few images at a time. What is normalized, rectified, laid out as patches or
 masked stays in the cache, and memory sees each feature once a layer (twice in the backward pass).
 
 With h = relu(a x + b), the 3x3 convolution of few new channels k is the matrix product of h and the
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcnn.ops import onednn_calls as onednn
+from jaxcnn.ops import onednn_calls
 from jaxcnn.ops.chunks import chunk_size
 from jaxcnn.ops.conv.im2col import side_by_side
 from jaxcnn.ops.norm import along
@@ -85,16 +85,16 @@ class Norm(NamedTuple):
         return x * along(x, self.a) + along(x, self.b)
 
 
-class Pending(NamedTuple):
+class DeferredGrad(NamedTuple):
     """The part `constant + factor (x - mean)` of a gradient that has not been added yet, `[C]`."""
 
     constant: jax.Array
     factor: jax.Array
 
-    def add(self, other: "Pending") -> "Pending":
+    def add(self, other: "DeferredGrad") -> "DeferredGrad":
         """With what one more layer leaves for the first channels."""
         n = other.constant.shape[0]
-        return Pending(
+        return DeferredGrad(
             self.constant.at[:n].add(other.constant), self.factor.at[:n].add(other.factor)
         )
 
@@ -140,7 +140,7 @@ class Part(NamedTuple):
         return (*zeros, self.image + start, 0, 0, self.channel)
 
 
-def walk(body: Callable[[Any, Any, int], Any], carry: Any, images: int, size: int) -> Any:
+def scan_batch(body: Callable[[Any, Any, int], Any], carry: Any, images: int, size: int) -> Any:
     """`carry = body(carry, start, n)` over all images, `size` at a time; the rest come last."""
     count, rest = divmod(images, size)
     if count > 1:
@@ -165,14 +165,14 @@ def totals(pixels: jax.Array, weights: jax.Array | None = None) -> jax.Array:
 def product(pixels: jax.Array, matrix: jax.Array, by_onednn: bool = False) -> jax.Array:
     """`[S, P, C]` times `[C, F]`; by oneDNN `[P, C]`, float32."""
     if by_onednn:
-        return onednn.product(pixels, matrix)
+        return onednn_calls.product(pixels, matrix)
     return lax.dot_general(pixels, matrix, (((pixels.ndim - 1,), (0,)), ((), ())))
 
 
 def outer(x: jax.Array, y: jax.Array, by_onednn: bool = False) -> jax.Array:
     """The sum over pixels of x y^T, each device alone: `[S, C, F]`; by oneDNN `[C, F]`, float32."""
     if by_onednn:
-        return onednn.transposed_product(x, y)
+        return onednn_calls.transposed_product(x, y)
     shards = tuple(range(x.ndim - 2))
     return lax.dot_general(x, y, (((x.ndim - 2,), (x.ndim - 2,)), (shards, shards)))
 

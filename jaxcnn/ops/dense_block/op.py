@@ -13,7 +13,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from jaxcnn.ops.conv.primitives import may_call_onednn, shards_of
-from jaxcnn.ops.dense_block import passes as dense_passes
+from jaxcnn.ops.dense_block import passes
 from jaxcnn.ops.dense_block.arithmetic import Moments, Saved, Weights, wide
 
 Statistics = list[dict[str, Moments]]
@@ -161,7 +161,7 @@ def _define(name: str) -> Primitive:
 # For each what computes it, and the shapes and dtypes of the results. (To trace the one for the
 # other takes 1.4 of the 22 s that it takes to compile densenet_bc100_k12.)
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "cnn_dense_block": (dense_passes.forward, dense_passes.forward_shapes),
-    "cnn_dense_block_gradient": (dense_passes.backward, dense_passes.backward_shapes),
+    "cnn_dense_block": (passes.forward, passes.forward_shapes),
+    "cnn_dense_block_gradient": (passes.backward, passes.backward_shapes),
 }
 _forward, _backward = map(_define, _FUNCTIONS)

@@ -15,10 +15,10 @@ from jax import lax
 
 from jaxcnn.ops.dense_block.arithmetic import (
     VECTOR,
+    DeferredGrad,
     Moments,
     Norm,
     Part,
-    Pending,
     Saved,
     Weights,
     flat_kernel,
@@ -178,7 +178,7 @@ def backward(
         into, dz, pending = carry
         layer, number, inner = turn
         at = channels + number * k
-        own = Pending(*(lax.dynamic_slice(array, (at,), (k,)) for array in pending))
+        own = DeferredGrad(*(lax.dynamic_slice(array, (at,), (k,)) for array in pending))
         own_mean = lax.dynamic_slice(mean, (at,), (k,))
         output = Output(Part(values, channel=at), None, own, own_mean)
         if bottlenecks is None:
@@ -194,7 +194,7 @@ def backward(
         into, pointwise, left = stage.gradient(output, Part(values), into, True)
         return (into, dz, pending.add(left)), (spatial, pointwise)
 
-    carry = (into, dz, Pending(jnp.zeros_like(mean), jnp.zeros_like(mean)))
+    carry = (into, dz, DeferredGrad(jnp.zeros_like(mean), jnp.zeros_like(mean)))
     gradients: list[dict[str, dict[str, jax.Array]]] = []
     for group in reversed(list(groups(channels, weights))):
         inner = jax.tree.map(lambda array, n=group.numbers: array[n], saved.inner)

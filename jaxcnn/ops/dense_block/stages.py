@@ -15,17 +15,17 @@ from jaxcnn.ops import norm as norms
 from jaxcnn.ops.chunks import Chunk
 from jaxcnn.ops.dense_block.arithmetic import (
     VECTOR,
+    DeferredGrad,
     Moments,
     Norm,
     Part,
-    Pending,
     images_in_chunk,
     outer,
     patches,
     product,
+    scan_batch,
     shifted_sum,
     totals,
-    walk,
 )
 from jaxcnn.ops.norm import along
 
@@ -42,7 +42,7 @@ class Output(NamedTuple):
 
     values: Part
     gradient: Part | None
-    pending: Pending
+    pending: DeferredGrad
     means: jax.Array
 
 
@@ -95,12 +95,12 @@ class Stage(NamedTuple):
 
         zeros = jnp.zeros((*shards, self.features), self.kernel.dtype)
         size = images_in_chunk(target.array, self.images, sum(self.kernel.shape))
-        array, sums, squares = walk(body, (target.array, zeros, zeros), self.images, size)
+        array, sums, squares = scan_batch(body, (target.array, zeros, zeros), self.images, size)
         return array, moments(sums, squares, self._pixels(target.array))
 
     def gradient(
         self, output: Output, source: Part, into: jax.Array, is_added: bool
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array], Pending]:
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array], DeferredGrad]:
         """Writes the gradient of the input to `into`, but for a part left pending.
 
         Args:
@@ -144,7 +144,7 @@ class Stage(NamedTuple):
 
         zeros = jnp.zeros((*shards, *transposed.shape), self.kernel.dtype)
         chunk_channels = 3 * self.channels + self.kernel.shape[1]
-        into, kernel, biases, scales = walk(
+        into, kernel, biases, scales = scan_batch(
             body,
             (into, zeros, zeros[..., 0, :], zeros[..., 0, :]),
             self.images,
@@ -152,7 +152,7 @@ class Stage(NamedTuple):
         )
         bias, scale = over_shards(biases, 1), over_shards(scales, 1) * self.norm.r
         factor = -self.norm.a / self._pixels(values.array)
-        left = Pending(factor * bias, factor * self.norm.r * scale)
+        left = DeferredGrad(factor * bias, factor * self.norm.r * scale)
         return into, (over_shards(kernel, 2).T, scale, bias), left
 
     def _totals(self, dh: jax.Array, x: jax.Array, shape: Sequence[int]) -> norms.Sums:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.chunks import Chunk, chunk_size, map_and_sum_chunks, map_chunks, sum_chunks
-from jaxcnn.ops.norm import Rectified, Sums, at_least_float32, totals
-from jaxcnn.ops.spec import Geometry, Pair, cropped
-from jaxcnn.ops.winograd import coefficients as schemes
+from jaxcnn.ops.norm import NormRelu, Sums, at_least_float32, totals
+from jaxcnn.ops.spec import ConvSpec, Pair, cropped
+from jaxcnn.ops.winograd import coefficients
 from jaxcnn.ops.winograd import transforms as tiles
 from jaxcnn.ops.winograd.coefficients import Scheme
 
@@ -58,16 +58,16 @@ def _multiplications(output_size: Pair, scheme: Scheme) -> int:
 
 def _scheme(output_size: Pair) -> Scheme:
     """The scheme with the fewest multiplications for outputs of this size."""
-    dense = map(schemes.dense, schemes.POINTS)
+    dense = map(coefficients.dense, coefficients.POINTS)
     return min(dense, key=lambda scheme: _multiplications(output_size, scheme))
 
 
-def pays(geometry: Geometry, batch: int) -> bool:
+def is_profitable(spec: ConvSpec, batch: int) -> bool:
     """Whether it saves enough multiplications of this convolution."""
-    dense = geometry.kernel_size == (3, 3) and not geometry.depthwise
-    if not dense or geometry.strides != (1, 1):
+    dense = spec.kernel_size == (3, 3) and not spec.depthwise
+    if not dense or spec.strides != (1, 1):
         return False
-    height, width = size = geometry.output_size
+    height, width = size = spec.output_size
     scheme = _scheme(size)
     direct, left = 9 * height * width, _multiplications(size, scheme)
     enough = batch * (direct - left) >= LEAST_SAVED * scheme.points**2
@@ -77,40 +77,40 @@ def pays(geometry: Geometry, batch: int) -> bool:
 def forward(
     x: jax.Array,
     kernel: jax.Array,
-    geometry: Geometry,
+    spec: ConvSpec,
     products: Products,
     shards: int = 1,
-    norm: Rectified | None = None,
+    norm: NormRelu | None = None,
 ) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[3, 3, C, F]`, computed in float32 or better.
 
     Args:
       x: the images.
       kernel: of the convolution.
-      geometry: of the convolution, whose stride is 1.
+      spec: of the convolution, whose stride is 1.
       products: that compute it.
       shards: devices over which the batch may be sharded.
       norm: what makes of `x` the images; its padding must not be negative.
     """
-    scheme = _scheme(geometry.output_size)
+    scheme = _scheme(spec.output_size)
     transformed = _transformed(kernel, scheme)
-    return _convolve(x, transformed, geometry, scheme, products.plain, shards, norm)
+    return _convolve(x, transformed, spec, scheme, products.plain, shards, norm)
 
 
-def input_gradient(
-    dy: jax.Array, kernel: jax.Array, geometry: Geometry, products: Products, shards: int = 1
+def conv_input_grad(
+    dy: jax.Array, kernel: jax.Array, spec: ConvSpec, products: Products, shards: int = 1
 ) -> jax.Array:
     """The gradient of `forward` with respect to the images, `[N, H, W, C]`.
 
     Args:
       dy: gradient of the convolution, `[N, H', W', F]`.
       kernel: as in `forward`.
-      geometry: as in `forward`.
+      spec: as in `forward`.
       products: as in `forward`.
       shards: as in `forward`.
     """
-    back = geometry.reversed()
-    scheme = schemes.dense_flipped(_scheme(back.output_size).outputs)
+    back = spec.reversed()
+    scheme = coefficients.dense_flipped(_scheme(back.output_size).outputs)
     transformed, multiply = _backwards(kernel, scheme, products)
     return _convolve(dy, transformed, back, scheme, multiply, shards)
 
@@ -137,15 +137,15 @@ def _backwards(kernel: jax.Array, scheme: Scheme, products: Products) -> tuple[j
 def _convolve(
     x: jax.Array,
     transformed: jax.Array,
-    geometry: Geometry,
+    spec: ConvSpec,
     scheme: Scheme,
     multiply: Multiply,
     shards: int,
-    norm: Rectified | None = None,
+    norm: NormRelu | None = None,
 ) -> jax.Array:
     """`forward` by a scheme, with a transformed kernel."""
-    x, ((top, _), (left, _)) = cropped(x, geometry.padding)
-    size = geometry.output_size
+    x, ((top, _), (left, _)) = cropped(x, spec.padding)
+    size = spec.output_size
     # Everything else waits until the kernel is transformed.
     x, transformed = lax.optimization_barrier((x, transformed))
 
@@ -157,24 +157,24 @@ def _convolve(
         return tiles.transform_output(multiplied, chunk.images, size, scheme).astype(x.dtype)
 
     images = _chunk(max(1, x.shape[0] // shards), size, scheme, *transformed.shape[1:])
-    return map_chunks(part, (x,), images, shards, uncut=True)
+    return map_chunks(part, (x,), images, shards, lazy=True)
 
 
-def kernel_gradient(
-    x: jax.Array, dy: jax.Array, geometry: Geometry, products: Products, shards: int = 1
+def conv_kernel_grad(
+    x: jax.Array, dy: jax.Array, spec: ConvSpec, products: Products, shards: int = 1
 ) -> jax.Array:
     """The gradient of `forward` with respect to the kernel, `[3, 3, C, F]`.
 
     Args:
       x: the images, `[N, H, W, C]`.
       dy: gradient of the convolution, `[N, H', W', F]`.
-      geometry: of the convolution, whose stride is 1.
+      spec: of the convolution, whose stride is 1.
       products: as in `forward`.
       shards: as in `forward`.
     """
-    size, dtype = geometry.output_size, jnp.promote_types(x.dtype, jnp.float32)
+    size, dtype = spec.output_size, jnp.promote_types(x.dtype, jnp.float32)
     scheme = _scheme(size)
-    x, ((top, _), (left, _)) = cropped(x, geometry.padding)
+    x, ((top, _), (left, _)) = cropped(x, spec.padding)
 
     def part(x: Chunk, dy: Chunk) -> jax.Array:
         points = tiles.transform_input(x, (top, left), size, scheme, dtype)
@@ -182,7 +182,7 @@ def kernel_gradient(
         return products.transposed(points, of_outputs)
 
     images = _chunk(max(1, x.shape[0] // shards), size, scheme, x.shape[3], dy.shape[3])
-    total = sum_chunks(part, (x, dy), images, shards, uncut=True)
+    total = sum_chunks(part, (x, dy), images, shards, lazy=True)
     return tiles.transform_kernel_gradient(total, scheme)
 
 
@@ -190,12 +190,12 @@ def gradients(
     x: jax.Array,
     kernel: jax.Array,
     dy: jax.Array,
-    geometry: Geometry,
+    spec: ConvSpec,
     products: Products,
     shards: int = 1,
-    norm: Rectified | None = None,
+    norm: NormRelu | None = None,
 ) -> tuple[jax.Array, jax.Array, Sums | None]:
-    """`input_gradient` and `kernel_gradient`, of stride 1, from one transform of `dy`.
+    """`conv_input_grad` and `conv_kernel_grad`, of stride 1, from one transform of `dy`.
 
     That of the kernel is bilinear in the other two, so that either may be the one that is read in
     overlapping tiles; here it is `dy`, as the gradient of the images needs it.
@@ -204,7 +204,7 @@ def gradients(
       x: the images, `[N, H, W, C]`.
       kernel: of the convolution, `[3, 3, C, F]`.
       dy: gradient of the convolution, `[N, H', W', F]`.
-      geometry: of the convolution, whose stride is 1.
+      spec: of the convolution, whose stride is 1.
       products: as in `forward`.
       shards: as in `forward`.
       norm: as in `forward`.
@@ -213,9 +213,9 @@ def gradients(
       The gradients of the images, after the norm if there is one, and of the kernel; with a norm
       also its `totals`.
     """
-    back = geometry.reversed()
+    back = spec.reversed()
     size, dtype = back.output_size, jnp.promote_types(x.dtype, jnp.float32)
-    scheme = schemes.dense_flipped(_scheme(size).outputs)
+    scheme = coefficients.dense_flipped(_scheme(size).outputs)
     dy, ((top, _), (left, _)) = cropped(dy, back.padding)
     transformed, multiply = _backwards(kernel, scheme, products)
     x, dy, transformed = lax.optimization_barrier((x, dy, transformed))
@@ -226,7 +226,7 @@ def gradients(
         dx = tiles.transform_output(multiplied, dy.images, size, scheme).astype(dy.array.dtype)
         images = x if norm is None else x._replace(function=norm.of)
         tiles_of_images = tiles.transform_output_gradient(images, scheme, dtype)
-        sums = None if norm is None else totals(dx, x, norm.mean, norm.line)
+        sums = None if norm is None else totals(dx, x, norm.mean, norm.affine)
         return dx, (products.transposed(tiles_of_images, points), sums)
 
     images = _chunk(max(1, x.shape[0] // shards), size, scheme, *kernel.shape[2:])

@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.ops.chunks import Chunk, chunk_size, sum_chunks
-from jaxcnn.ops.spec import Geometry, Pair, cropped
-from jaxcnn.ops.winograd import coefficients as schemes
-from jaxcnn.ops.winograd import stride1 as winograd
+from jaxcnn.ops.spec import ConvSpec, Pair, cropped
+from jaxcnn.ops.winograd import coefficients, stride1
 from jaxcnn.ops.winograd import transforms as tiles
 from jaxcnn.ops.winograd.stride1 import Products
 
@@ -33,47 +32,47 @@ _CHUNK_BYTES = 16 << 20
 _MOST_LEFT = 3 / 5
 
 
-def pays(geometry: Geometry, batch: int) -> bool:
+def is_profitable(spec: ConvSpec, batch: int) -> bool:
     """Whether it saves enough multiplications of this kernel's gradient."""
-    dense = geometry.kernel_size == (3, 3) and not geometry.depthwise
-    if not dense or geometry.strides != (2, 2):
+    dense = spec.kernel_size == (3, 3) and not spec.depthwise
+    if not dense or spec.strides != (2, 2):
         return False
-    height, width = size = geometry.output_size
+    height, width = size = spec.output_size
     direct, left = 9 * height * width, _multiplications(size)
-    enough = batch * (direct - left) >= winograd.LEAST_SAVED / 2 * _matrices()
+    enough = batch * (direct - left) >= stride1.LEAST_SAVED / 2 * _matrices()
     return left <= _MOST_LEFT * direct and enough
 
 
 def _multiplications(size: Pair) -> int:
     """Those for an output of this size."""
-    points, counts = schemes.outer_taps().points, _tile_counts(size)
+    points, counts = coefficients.outer_taps().points, _tile_counts(size)
     down, across = (points * count + n for n, count in zip(size, counts, strict=True))
     return down * across
 
 
 def _matrices() -> int:
-    return (schemes.outer_taps().points + 1) ** 2
+    return (coefficients.outer_taps().points + 1) ** 2
 
 
 def _tile_counts(size: Pair) -> Pair:
-    return tiles.tile_counts(size, schemes.outer_taps())
+    return tiles.tile_counts(size, coefficients.outer_taps())
 
 
-def kernel_gradient(
-    x: jax.Array, dy: jax.Array, geometry: Geometry, products: Products, shards: int = 1
+def conv_kernel_grad(
+    x: jax.Array, dy: jax.Array, spec: ConvSpec, products: Products, shards: int = 1
 ) -> jax.Array:
     """The gradient of the convolution with respect to the kernel, `[3, 3, C, F]`.
 
     Args:
       x: the images, `[N, H, W, C]`.
       dy: gradient of the convolution, `[N, H', W', F]`.
-      geometry: of the convolution, whose stride is 2.
+      spec: of the convolution, whose stride is 2.
       products: that compute it.
       shards: devices over which the batch may be sharded.
     """
-    scheme, size = schemes.outer_taps(), geometry.output_size
+    scheme, size = coefficients.outer_taps(), spec.output_size
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    x, pads = cropped(x, geometry.padding)
+    x, pads = cropped(x, spec.padding)
     lows, counts = (pads[0][0], pads[1][0]), _tile_counts(size)
     outputs, points, multiply = scheme.outputs, scheme.points, products.transposed
 
@@ -121,7 +120,7 @@ def kernel_gradient(
     image = 4 * _multiplications(size) * (channels + features)
     budget = max(_CHUNK_BYTES, 2 * 4 * _matrices() * channels * features)
     images = chunk_size(max(1, x.shape[0] // shards), image, budget)
-    corners, down, across, centre = sum_chunks(part, (x, dy), images, shards, uncut=True)
+    corners, down, across, centre = sum_chunks(part, (x, dy), images, shards, lazy=True)
     (a, b), (c, d) = tiles.transform_kernel_gradient(corners, scheme)
     above, below = tiles.combine(scheme.g.T, tiles.parts_along(0), Chunk.of(down), 0)
     left, right = tiles.combine(scheme.g.T, tiles.parts_along(0), Chunk.of(across), 0)
