@@ -1,4 +1,4 @@
-"""ObserverList devices in one process: the same training, the right collectives, less memory."""
+"""Several devices in one process: the same training, the right collectives, less memory."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""ObserverList processes: they agree, stop at the same step, end together, and continue."""
+"""Several processes: they agree, stop at the same step, end together, and continue."""
 
 import json
 import os
