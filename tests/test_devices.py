@@ -14,8 +14,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.runtime import sharding
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import check_devices  # noqa: E402 (a script, not a module of the package)
+sys.path[:0] = [str(ROOT / "scripts" / "checks"), str(ROOT / "scripts")]
+import devices as check_devices  # noqa: E402 (a script, not a module of the package)
 import launch_local  # noqa: E402
 
 # Prints facts about the compiled steps on 8 devices; argv: family, then layouts as JSON.

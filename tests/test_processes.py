@@ -17,7 +17,7 @@ from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.runtime import distributed, sharding
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts" / "checks"), str(ROOT / "scripts")]
 import launch_local  # noqa: E402 (a script, not a module of the package)
 import torture  # noqa: E402
 

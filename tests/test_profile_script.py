@@ -1,4 +1,4 @@
-"""scripts/profile_step.py: which operation a moment counts for."""
+"""scripts/bench/profile_step.py: which operation a moment counts for."""
 
 import json
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def profile_step(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
     import profile_step
 
     return profile_step
@@ -30,7 +30,7 @@ def test_a_moment_counts_for_the_longest_operation_or_the_one_that_began_last(pr
 
 def test_the_kinds_of_a_step_add_up_to_it(tmp_path):
     out = tmp_path / "profile.json"
-    command = [sys.executable, "scripts/profile_step.py", "--network", "lenet"]
+    command = [sys.executable, "scripts/bench/profile_step.py", "--network", "lenet"]
     done = subprocess.run(
         [*command, "--batch_size", "8", "--out", str(out)],
         capture_output=True,

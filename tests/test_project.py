@@ -93,7 +93,7 @@ def test_training_does_not_import_tensorflow_or_torch():
 
 
 def test_the_table_of_kills_in_the_documentation_is_the_one_that_the_results_give():
-    command = [sys.executable, "scripts/torture.py", "--table"]
+    command = [sys.executable, "scripts/checks/torture.py", "--table"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "byte-equal" in done.stdout, done.stderr
     assert done.stdout in (ROOT / "docs" / "reliability.md").read_text()

@@ -143,7 +143,7 @@ def test_of_two_processes_on_one_folder_the_second_is_refused(tmp_path):
 
 def test_kills_at_every_moment_leave_the_same_bytes_and_a_step_off_does_not(tmp_path):
     arguments = [*ARGUMENTS, "--config.train.checkpoint_minutes=0.005", "--kills=8"]
-    command = [sys.executable, "scripts/torture.py", "--name=test", f"--output={tmp_path}"]
+    command = [sys.executable, "scripts/checks/torture.py", "--name=test", f"--output={tmp_path}"]
     done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "torture-test.json").read_text())

@@ -48,7 +48,7 @@ def dense_block(x: jax.Array, weights: Weights, epsilon: float) -> tuple[jax.Arr
     Up to rounding the same as, layer by layer, batch norm, ReLU and convolution of all features so
     far, whose result is concatenated to them. It writes each feature once and reads it as seldom
     as can be (see `dense_layers`): a step of densenet40_k12 at batch 128 has a peak of 1.0 GB in
-    place of 5.0, and takes 2.5 s in place of 6.0 (scripts/benchmark.py; 2 cores of an EPYC, jax
+    place of 5.0, and takes 2.5 s in place of 6.0 (scripts/bench/steps.py; 2 cores of an EPYC, jax
     0.10.2; the older figures on a busy machine).
 
     Args:

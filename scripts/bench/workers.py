@@ -1,4 +1,4 @@
-"""One contender of scripts/benchmark.py: a process that builds a training step and times it.
+"""One contender of scripts/bench/steps.py: a process that builds a training step and times it.
 
 It is told what to do through its standard input, one JSON line at a time, so that contenders can
 take turns: `{"steps": n}` is answered with the seconds of each step. The step is the whole one:

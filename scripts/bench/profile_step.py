@@ -1,11 +1,11 @@
 """Where the time of a training step goes on the CPU, by kind of work.
 
-    python scripts/profile_step.py --network resnet18 --out docs/results/cpu-profile.json
-    python scripts/profile_step.py --table docs/results/cpu-profile.json
+    python scripts/bench/profile_step.py --network resnet18 --out docs/results/cpu-profile.json
+    python scripts/bench/profile_step.py --table docs/results/cpu-profile.json
 
 XLA's runtime tells JAX's profiler when each operation of a program runs. A moment counts for the
 operation that runs then, of several for the longest, and if none is seen (a loop on other threads)
-for the one that began last. The step is that of benchmark.py; profiling makes it a little slower.
+for the one that began last. The step is that of steps.py; profiling makes it a little slower.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from benchmark_workers import build_jax
+from workers import build_jax
 
 from jaxcnn.runtime import environment
 

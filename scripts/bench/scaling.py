@@ -1,8 +1,8 @@
 """Measures what docs/scaling.md tells: cost by devices, of the input, and of the calls.
 
-python scripts/scaling.py                     # all of it; writes docs/results/scaling.json
-python scripts/scaling.py --table             # prints the tables of that file, and ends
-python scripts/scaling.py --parts devices --networks lenet --steps 10
+python scripts/bench/scaling.py                     # all of it; writes docs/results/scaling.json
+python scripts/bench/scaling.py --table             # prints the tables of that file, and ends
+python scripts/bench/scaling.py --parts devices --networks lenet --steps 10
 
 The variants that are compared take turns in one process; a figure is the median over the turns.
 On the fake devices of one CPU, more devices mean overhead, not speed: they share the same cores.
@@ -20,9 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import launch_local
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
 
-ROOT = Path(__file__).resolve().parents[1]
+import launch_local  # noqa: E402 (a script, not a module of the package)
+
 PARTS = ("devices", "input", "calls")
 EXAMPLES = 4096
 

@@ -1,10 +1,11 @@
-"""Collects finished runs into one JSON file and prints the README's table of them.
+r"""Collects finished runs into one JSON file and prints the README's table of them.
 
-python scripts/collect.py runs/lenet runs/mobilenet --out docs/results/cifar10.json
-python scripts/collect.py --table docs/results/cifar10.json --speeds docs/results/cpu-steps-*.json
+python scripts/dev/collect.py runs/lenet runs/mobilenet --out docs/results/cifar10.json
+python scripts/dev/collect.py --table docs/results/cifar10.json \
+    --speeds docs/results/cpu-steps-*.json
 
 Speeds are not those of the runs, which other programs may have slowed down, but come from files of
-scripts/benchmark.py: float32, batch 128, the median of several files.
+scripts/bench/steps.py: float32, batch 128, the median of several files.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def collect(run: Path) -> dict[str, Any]:
 
 
 def speeds(files: list[Path]) -> dict[str, float]:
-    """Returns training images/s of each network in files of scripts/benchmark.py."""
+    """Returns training images/s of each network in files of scripts/bench/steps.py."""
     found: dict[str, list[float]] = {}
     for path in files:
         for report in json.loads(path.read_text()):
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--table", type=Path, help="print the table of this JSON file")
     parser.add_argument(
-        "--speeds", type=Path, nargs="+", default=[], help="files of scripts/benchmark.py"
+        "--speeds", type=Path, nargs="+", default=[], help="files of scripts/bench/steps.py"
     )
     args = parser.parse_args()
     try:

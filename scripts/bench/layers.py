@@ -1,8 +1,8 @@
 """How fast each algorithm for a 3x3 convolution is, by shape: the measurements behind `jaxcnn.ops`.
 
-    python scripts/benchmark_layers.py --peer torch --out docs/results/cpu-layers.json
-    python scripts/benchmark_layers.py --default_options --out docs/results/cpu-layers-default.json
-    python scripts/benchmark_layers.py --table docs/results/cpu-layers.json
+    python scripts/bench/layers.py --peer torch --out docs/results/cpu-layers.json
+    python scripts/bench/layers.py --default_options --out docs/results/cpu-layers-default.json
+    python scripts/bench/layers.py --table docs/results/cpu-layers.json
 
 Forward, gradient of the images and gradient of the kernel. What is timed takes turns, so a busy
 moment of the machine meets all; medians in milliseconds. Stock: XLA's operation and its gradients.

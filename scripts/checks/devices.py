@@ -1,7 +1,7 @@
 """Shows that a training means the same on 1, 2, 4 and 8 devices, in one process and in several.
 
-python scripts/check_devices.py --steps 50           # writes docs/results/devices.json
-python scripts/check_devices.py --steps 3 --processes ''
+python scripts/checks/devices.py --steps 50           # writes docs/results/devices.json
+python scripts/checks/devices.py --steps 3 --processes ''
 
 A small network of each family is trained in float64, where rounding cannot hide a mistake, on fake
 CPU devices: the rows that arrive on the devices must be the same, and each step's loss must agree
@@ -19,9 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-import launch_local
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
 
-ROOT = Path(__file__).resolve().parents[1]
+import launch_local  # noqa: E402 (a script, not a module of the package)
+
 FAMILIES = ("lenet", "resnet", "densenet", "mobilenet")
 LOSS_LIMIT, GRADIENT_LIMIT = 1e-8, 1e-5
 BATCH, SIZE, EXAMPLES = 32, 16, 512

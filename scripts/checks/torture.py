@@ -1,6 +1,6 @@
 """Kills a training run again and again, and compares its end with that of an undisturbed run.
 
-python scripts/torture.py --config configs/lenet.py:digits --kills 25 --config.train.epochs=6
+python scripts/checks/torture.py --config configs/lenet.py:digits --kills 25 --config.train.epochs=6
 
 Every argument that is not named below goes to jaxcnn.main. Each kill is a SIGKILL: at a random
 moment (imports, compilation and evaluation included), or at a chosen operation, see FAULTS. The
@@ -26,8 +26,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-CHILD = ROOT / "scripts" / "torture_child.py"
+ROOT = Path(__file__).parents[2]
+CHILD = Path(__file__).with_name("torture_child.py")
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}  # this checkout, whatever is installed
 CLOCK = ("seconds", "images_per_second")
 SECTIONS = ("params", "batch_stats", "opt_state", "ema", "sums", "nonfinite", "step")
@@ -238,7 +238,7 @@ def main() -> None:
         expected = summary_of(undisturbed)
     result = {
         "name": options.name,
-        "command": shlex.join(["python", "scripts/torture.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "scripts/checks/torture.py", *sys.argv[1:]]),
         "kills": torture.tally,
         "undisturbed": expected,
         "runs": runs,

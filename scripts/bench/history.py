@@ -1,11 +1,11 @@
 """How fast each version of this project was, on today's machine, in one interleaved run.
 
-    python scripts/benchmark_history.py --out docs/results/cpu-history.json
-    python scripts/benchmark_history.py --network lenet 13088df HEAD
-    python scripts/benchmark_history.py --table docs/results/cpu-history.json
+    python scripts/bench/history.py --out docs/results/cpu-history.json
+    python scripts/bench/history.py --network lenet 13088df HEAD
+    python scripts/bench/history.py --table docs/results/cpu-history.json
 
 Each version is checked out into a folder of its own, and its own training step is timed (see
-benchmark.py). A few take turns at a time, for lack of memory, always with the last one: what is
+steps.py). A few take turns at a time, for lack of memory, always with the last one: what is
 told of a version is how many times as long as the last one's its step takes. Without arguments: the
 versions of docs/cpu-performance.md.
 """
@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import benchmark
+import steps
 
 from jaxcnn.runtime import environment
 
@@ -50,7 +50,7 @@ NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
 
 def git(*arguments: str) -> str:
     """Runs git in this project and returns what it prints."""
-    command = ["git", "-C", str(benchmark.ROOT), *arguments]
+    command = ["git", "-C", str(steps.ROOT), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -68,8 +68,8 @@ def measure(network: str, trees: dict[str, Path], rounds: int) -> dict[str, Any]
     measured: dict[str, Any] = {}
     for first in range(0, len(earlier), AT_ONCE - 1):
         group = [*earlier[first : first + AT_ONCE - 1], last]
-        running = [benchmark.Contender(spec, trees[version]) for version in group]
-        results = benchmark.take_turns(running, rounds)
+        running = [steps.Contender(spec, trees[version]) for version in group]
+        results = steps.take_turns(running, rounds)
         for version, result in zip(group, results, strict=True):
             keys = ("step_seconds", "compile_seconds", "peak_bytes")
             measured[version] = {key: result[key] for key in keys}

@@ -1,6 +1,6 @@
 """Runs jaxcnn.main and kills it with SIGKILL at an operation of its own; used by torture.py.
 
-python scripts/torture_child.py FAULT COUNT DELAY -- ARGUMENTS OF jaxcnn.main
+python scripts/checks/torture_child.py FAULT COUNT DELAY -- ARGUMENTS OF jaxcnn.main
 
 At the COUNT-th operation of the kind FAULT, the process kills itself before that operation, or
 DELAY seconds after it has begun. Python tells of its own file operations through audit hooks, so

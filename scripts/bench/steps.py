@@ -1,10 +1,10 @@
 """How fast a training step is, alone or against PyTorch and stock Flax, in one interleaved run.
 
-    python scripts/benchmark.py --network resnet18 --peer torch --peer flax
-    python scripts/benchmark.py --config configs/mobilenet.py --batch_size 512 --dtype bfloat16
-    python scripts/benchmark.py --table docs/results/cpu-steps-*.json
+    python scripts/bench/steps.py --network resnet18 --peer torch --peer flax
+    python scripts/bench/steps.py --config configs/mobilenet.py --batch_size 512 --dtype bfloat16
+    python scripts/bench/steps.py --table docs/results/cpu-steps-*.json
 
-Contenders run the same step (see benchmark_workers.py) in processes of their own that take turns,
+Contenders run the same step (see workers.py) in processes of their own that take turns,
 so a busy moment of the machine meets all of them. `--peer torch` adds PyTorch eager (channels_last)
 and `torch.compile`, and needs `pip install jaxcnn[bench]`; `--peer flax` adds the same flax network
 with `lax.conv_general_dilated` and flax's pooling and batch norm. Prints a table; `--out` also
@@ -33,7 +33,7 @@ from jaxcnn.runtime import environment
 
 CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
 LEAST_RATIO_TO_FLAX = 2.0
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Contender:
@@ -44,7 +44,7 @@ class Contender:
         threads = {name: str(spec["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self.spec = spec
         self.process = subprocess.Popen(
-            [sys.executable, str(root / "scripts" / "benchmark_workers.py")],
+            [sys.executable, str(_worker_of(root))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,6 +90,12 @@ class Contender:
             "handover_bytes_per_second": self.handovers,
             "peak_bytes": self.peak_bytes,
         }
+
+
+def _worker_of(root: Path) -> Path:
+    """Returns a source tree's own worker; revisions up to 77ec5f3 keep it under its old name."""
+    old = root / "scripts" / "benchmark_workers.py"
+    return old if old.exists() else root / "scripts" / "bench" / "workers.py"
 
 
 def handover() -> float | None:

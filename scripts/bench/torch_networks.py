@@ -1,4 +1,4 @@
-"""The same networks in PyTorch, for scripts/benchmark.py alone.
+"""The same networks in PyTorch, for scripts/bench/steps.py alone.
 
 Each is built from the fields of the flax module, so that a variant has one definition; parameter
 counts are compared before anything is timed.
