@@ -1,6 +1,7 @@
 """Rules of the project itself: layers, doors, no TensorFlow, no pickle."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Imports go down only: a module may import modules of its own package and of lower levels.
+# Imports go down only: a module may import modules of its own room and of lower levels. A room is a
+# module or folder at the top of the package, "" its __init__.py.
 LEVELS = [
     {"errors", "ops", "plots", ""},
     {"runtime", "data", "models"},
@@ -35,8 +37,8 @@ DOORS = {
 }
 
 
-def _unit(path):
-    """Returns "models" for jaxcnn/models/resnet.py and "loop" for jaxcnn/fit.py."""
+def _room(path):
+    """Returns the room: "models" for jaxcnn/models/resnet.py, "main" for jaxcnn/main.py."""
     first = path.relative_to(PACKAGE).parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
@@ -51,12 +53,19 @@ def _imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _level(unit):
-    return next(index for index, units in enumerate(LEVELS) if unit in units)
+def _level(room):
+    return next(index for index, rooms in enumerate(LEVELS) if room in rooms)
 
 
 def test_every_module_has_a_level():
-    assert {_unit(path) for path in FILES} == set().union(*LEVELS)
+    assert {_room(path) for path in FILES} == set().union(*LEVELS)
+
+
+def test_the_readme_lists_the_same_levels():
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, len(LEVELS) + 1))
+    named = [{name.strip("`") for name in rooms.split(", ")} for _, rooms in rows]
+    assert named == [level - {""} for level in LEVELS]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -64,8 +73,8 @@ def test_imports_go_down_only(path):
     for name in _imports(path):
         package, *rest = name.split(".")
         if package == "jaxcnn" and rest:
-            unit = rest[0] if rest[0] != "__version__" else ""
-            assert unit == _unit(path) or _level(unit) < _level(_unit(path)), name
+            room = rest[0] if rest[0] != "__version__" else ""
+            assert room == _room(path) or _level(room) < _level(_room(path)), name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -75,7 +84,7 @@ def test_each_library_has_one_door_and_tensorflow_none(path):
         assert library not in ("tensorflow", "torch"), name
         # One file reads the published pickled batches, with a reader that can run nothing.
         assert library != "pickle" or path.name == "unpickle.py", name
-        assert _unit(path) in DOORS.get(library, {_unit(path)}), name
+        assert _room(path) in DOORS.get(library, {_room(path)}), name
 
 
 def test_training_does_not_import_tensorflow_or_torch():

@@ -233,7 +233,7 @@ def reference(base: Version, name: str, keep: Path, data_dir: str) -> tuple[Path
 def check(base: Version, here: Version, name: str, keep: Path, data_dir: str) -> dict[str, Any]:
     """Trains a case with this program, and continues the base's half run; compares both."""
     whole, half = reference(base, name, keep, data_dir)
-    folder = keep / "here" / name
+    folder = keep / f"{here.root.name}-{here.revision()}" / name
     shutil.rmtree(folder, ignore_errors=True)
     here.train(CASES[name], folder / "whole", data_dir)
     shutil.copytree(half, folder / "continued")
