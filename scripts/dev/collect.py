@@ -1,11 +1,12 @@
-r"""Collects finished runs into one JSON file and prints the README's table of them.
+r"""Collects finished runs into one JSON file, and writes the tables and pages made of such files.
 
 python scripts/dev/collect.py runs/lenet runs/mobilenet --out docs/results/cifar10.json
 python scripts/dev/collect.py --table docs/results/cifar10.json \
-    --speeds docs/results/cpu-steps-*.json
+    --speeds docs/results/cpu-steps-*.json                # the README's table
+python scripts/dev/collect.py --page docs/results         # writes docs/results.md
 
-Speeds are not those of the runs, which other programs may have slowed down, but come from files of
-scripts/bench/steps.py: float32, batch 128, the median of several files.
+The README's speeds are not those of the runs, which other programs may have slowed down, but come
+from files of scripts/bench/steps.py: float32, batch 128, the median of several files.
 """
 
 import argparse
@@ -16,6 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
+
+import structure  # noqa: E402 (a script, not a module of the package)
+
+# Beginning of a file's name -> the script that writes it, and what it holds.
+WRITERS = {
+    "cifar10-first-epochs": ("-", "one epoch on 4,000 images, noted by hand"),
+    "cifar10": ("dev/collect.py", "trainings"),
+    "cpu-layers": ("bench/layers.py", "algorithms for single convolutions"),
+    "cpu-profile": ("bench/profile_step.py", "what a training step spends its time on"),
+    "cpu-": ("bench/steps.py", "training steps against PyTorch and stock Flax"),
+    "scaling": ("bench/scaling.py", "the cost of devices, input and calls"),
+    "devices": ("checks/devices.py", "the same training on any number of devices"),
+    "torture": ("checks/torture.py", "runs that were killed, and their ends"),
+    "structure": ("checks/structure.py", "how the package is built"),
+    "same-numbers": ("checks/same_numbers.py", "two versions of the program, byte for byte"),
+}
 
 
 def collect(run: Path) -> dict[str, Any]:
@@ -63,30 +82,130 @@ def table(results: list[dict[str, Any]], rates: dict[str, float]) -> str:
             f"| {row['epoch']} | `{result['train_split']}` | {100 * row['eval_accuracy']:.2f} % "
             f"| {row['eval_loss']:.3f} | {rate} |"
         )
+    return "\n".join([*lines, "", _conditions(results)])
+
+
+def _conditions(results: list[dict[str, Any]]) -> str:
     first = results[0]
     copies = sorted({result["data"] for result in results})
     note = " (JPEG copy)" if any("modified" in copy for copy in copies) else ""
-    lines.append(
-        f"\nOne run each, {first['cpu_count']} cores of {first['cpu']}, "
+    return (
+        f"One run each, {first['cpu_count']} cores of {first['cpu']}, "
         f"jax {first['packages']['jax']}, flax {first['packages']['flax']}; "
         f"data: {', '.join(copies)}{note}."
     )
+
+
+def trainings(results: list[dict[str, Any]]) -> str:
+    """Returns all that was seen in trainings, as a Markdown table."""
+    lines = [
+        "| network | epochs | training images | training loss | test accuracy | test loss "
+        "| minutes | images/s | revision |",
+        "|---|--:|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for result in results:
+        row = result["summary"]
+        accuracy, loss = row.get("eval_accuracy"), row.get("eval_loss")
+        lines.append(
+            f"| {row['model']} | {row['epoch']} | `{result['train_split']}` "
+            f"| {row['train_loss']:.3f} "
+            f"| {'-' if accuracy is None else f'{100 * accuracy:.2f} %'} "
+            f"| {'-' if loss is None else f'{loss:.3f}'} | {row['total_seconds'] / 60:.1f} "
+            f"| {row['images_per_second']:,.0f} | {result.get('git_revision', '-')[:7]} |"
+        )
+    return "\n".join([*lines, "", _conditions(results)])
+
+
+def same_numbers(report: dict[str, Any]) -> str:
+    """Returns a report of scripts/checks/same_numbers.py as a Markdown table."""
+
+    def words(part: dict[str, Any]) -> str:
+        of = f"of {part['arrays']} arrays and {part['epochs']} epochs"
+        return f"equal, {of}" if part["equal"] else f"**{len(part['differing'])} differ** {of}"
+
+    lines = ["| case | devices | from the start | continued |", "|---|--:|---|---|"]
+    for case in report["cases"]:
+        start, continued = words(case["from_the_start"]), words(case["continued"])
+        step = case["continued"]["from_step"]
+        lines.append(
+            f"| {case['case']} | {case['devices']} | {start} | {continued}, from step {step} |"
+        )
+    versions = f"{report['base']} against {report['here']}"
+    return "\n".join([*lines, "", f"{versions}, {report['machine']}, jax {report['jax']}."])
+
+
+def index(files: list[Path]) -> str:
+    """Returns which script writes each of the files, as a Markdown table.
+
+    Raises:
+        UserError: If a file is not among those that a script is known to write.
+    """
+    lines = ["| file | content | written by |", "|---|---|---|"]
+    for path in files:
+        known = (entry for prefix, entry in WRITERS.items() if path.name.startswith(prefix))
+        script, content = next(known, (None, None))
+        if script is None:
+            raise UserError(f"{path} is written by no known script: add it to WRITERS")
+        written = "-" if script == "-" else f"`scripts/{script}`"
+        lines.append(f"| [{path.name}](results/{path.name}) | {content} | {written} |")
     return "\n".join(lines)
+
+
+def page(folder: Path) -> str:
+    """Returns the page on all results in `folder`, in Markdown."""
+
+    def read(name: str) -> Any:
+        path = folder / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    parts = [
+        "# Results",
+        "Written by `python scripts/dev/collect.py --page docs/results`: edit that, not this page.",
+        "## Trainings on CIFAR-10",
+        "Short trainings, not the networks' best; seed 0, float32. Images/s and minutes are those "
+        "of the runs, which shared their machine with others; for speed see "
+        "[cpu-performance.md](cpu-performance.md).",
+        trainings(read("cifar10.json") + read("cifar10-first-epochs.json")),
+    ]
+    if report := read("same-numbers.json"):
+        parts += [
+            "## The same numbers as before",
+            "Checkpoints and metrics of two versions of the program, and of runs that the first "
+            "began and the second ended (`python scripts/checks/same_numbers.py run`):",
+            same_numbers(report),
+        ]
+    parts += [
+        "## How the package is built",
+        "`python scripts/checks/structure.py`. A room is a module or folder at the top of "
+        "`jaxcnn/`; an edge joins two that import each other's code; depth is the longest chain of "
+        "imports; many parameters are eight or more, `self` aside; timing lines are those of "
+        "comments and docstrings that tell a measurement.",
+        structure.table(read("structure.json")),
+        "## Files",
+        index(sorted(folder.glob("*.json"))),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
     """Runs the program."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="*", type=Path, help="finished run folders")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--table", type=Path, help="print the table of this JSON file")
+    parser.add_argument("--page", type=Path, help="write the page of this folder, beside it")
     parser.add_argument(
         "--speeds", type=Path, nargs="+", default=[], help="files of scripts/bench/steps.py"
     )
     args = parser.parse_args()
     try:
-        if bool(args.runs) == bool(args.table):
-            raise UserError("give run folders, or --table with a file that was collected before")
+        if sum(map(bool, (args.runs, args.table, args.page))) != 1:
+            raise UserError("give run folders, or --table FILE, or --page FOLDER")
+        if args.page:
+            args.page.with_suffix(".md").write_text(page(args.page))
+            return
         if args.table:
             results = json.loads(args.table.read_text())
         else:
