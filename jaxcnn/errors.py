@@ -1,11 +1,7 @@
-"""What counts as the user's mistake, or the machine's, rather than ours; how a program ends."""
+"""What counts as the user's mistake, or the machine's, rather than ours."""
 
 import errno
 import os
-import signal
-import sys
-from collections.abc import Callable
-from typing import NoReturn
 
 # What the machine or its owner can mend; anything else that a write raises is a mistake of ours.
 _OUTSIDE = (
@@ -24,24 +20,9 @@ _OUTSIDE = (
 class UserError(ValueError):
     """Something a user can cause and mend.
 
-    The message is one line that names the value, what is allowed and the remedy; the command-line
-    programs print it without a traceback and exit with code 1.
+    The message is one line that names the value, what is allowed and the remedy; the command
+    prints it without a traceback and exits with code 1.
     """
-
-
-def run(program: Callable[[], int | None]) -> NoReturn:
-    """Runs a command-line program and exits: with what it returns, or with one line and code 1."""
-    try:
-        sys.exit(program())
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except BrokenPipeError:  # such as `| head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        sys.exit(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
 
 
 class PeerLostError(Exception):

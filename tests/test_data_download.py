@@ -17,11 +17,11 @@ from jaxcnn.data.cifar10 import download, published
 from jaxcnn.errors import UserError
 
 WAYS_OUT = (
-    "python scripts/prepare_cifar10.py --archive cifar-10-binary.tar.gz",
+    "jaxcnn prepare --archive cifar-10-binary.tar.gz",
     "cifar-10-python.tar.gz",
     "--config.dataset.data_dir",
     "TFDS_DATA_DIR",
-    "--config configs/mobilenet.py:digits",
+    "--config mobilenet:digits",
 )
 
 
@@ -202,11 +202,9 @@ def test_program_reports_failure_in_one_line(tmp_path):
     # A proxy that refuses stands for the unreachable host, in a real process.
     environment = os.environ | {"https_proxy": "http://127.0.0.1:9", "HOME": str(tmp_path)}
     environment.pop("TFDS_DATA_DIR", None)
-    script = Path(__file__).parents[1] / "scripts" / "prepare_cifar10.py"
+    command = [sys.executable, "-m", "jaxcnn", "prepare"]
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, script], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert time.monotonic() - start < 15
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

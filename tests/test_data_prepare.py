@@ -20,14 +20,12 @@ from jaxcnn.data.cifar10 import prepare
 from jaxcnn.data.cifar10 import published as cifar
 from jaxcnn.errors import UserError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_cifar10.py"
+COMMAND = [sys.executable, "-m", "jaxcnn", "prepare"]
 
 
 def run(*arguments, **options):
     """Runs the program in a process of its own."""
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, **options
-    )
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, **options)
 
 
 def load(root, name="cifar10"):
@@ -167,10 +165,7 @@ def test_program_prepares_and_says_what_next(tmp_path):
     root = tmp_path / "here"
     assert str(root / "cifar10" / "3.0.2") in done.stdout
     assert load(root).fingerprint in done.stdout and "modified" in done.stdout
-    assert (
-        f"python -m jaxcnn.main --config configs/mobilenet.py --config.dataset.data_dir={root}"
-        in (done.stdout)
-    )
+    assert f"jaxcnn train --config mobilenet --dataset.data_dir={root}" in done.stdout
     again = run(*options, cwd=tmp_path)
     assert again.returncode == 0 and "was already prepared" in again.stdout
     assert again.stderr == ""
@@ -179,13 +174,13 @@ def test_program_prepares_and_says_what_next(tmp_path):
 def test_program_takes_the_directory_from_the_environment(tmp_path):
     helpers.write_binary(tmp_path, "cifar100")
     done = run(
-        *("--dataset", "cifar100", "--archive", tmp_path, "--allow-modified"),
+        *("cifar100", "--archive", tmp_path, "--allow-modified"),
         cwd="/",
         env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "data")},
     )
     assert done.returncode == 0, done.stderr
     assert locate.find(tmp_path / "data", "cifar100")
-    assert "--config.dataset.name=cifar100" in done.stdout
+    assert "jaxcnn train --config mobilenet:cifar100" in done.stdout
 
 
 def test_program_ends_quietly_when_interrupted(tmp_path):
@@ -194,7 +189,7 @@ def test_program_ends_quietly_when_interrupted(tmp_path):
     # Whoever runs the tests in the background may have SIGINT ignored, which a child inherits.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--archive", "a.tar.gz", "--data_dir", "data"],
+        [*COMMAND, "--archive", "a.tar.gz", "--data_dir", "data"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,

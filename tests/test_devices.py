@@ -11,17 +11,16 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxcnn.errors import UserError
-from jaxcnn.runtime import sharding
+from jaxcnn.runtime import launch, sharding
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "scripts" / "checks"), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT / "scripts" / "checks"))
 import devices as check_devices  # noqa: E402 (a script, not a module of the package)
-import launch_local  # noqa: E402
 
 # Prints facts about the compiled steps on 8 devices; argv: family, then layouts as JSON.
 PROGRAM = """
 import json, sys
-sys.path[:0] = ["tests", "scripts"]
+sys.path[:0] = ["tests"]
 import jax, numpy as np
 from jax import lax
 from conftest import SMALL, random_dataset
@@ -75,7 +74,7 @@ def facts(family, layouts, devices=8, stock=False):
             str(devices),
             json.dumps(layouts | {"stock": stock}),
         ],
-        env=launch_local.environment(0, 8, False),
+        env=launch.environment(0, 8, False),
         cwd=ROOT,
         capture_output=True,
         text=True,

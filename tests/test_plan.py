@@ -14,13 +14,11 @@ from jaxcnn.config import schema
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run.observers import Observer
-from jaxcnn.runtime import memory
+from jaxcnn.runtime import launch, memory
 from jaxcnn.train import fit
 from jaxcnn.train.programs import Programs
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import launch_local  # noqa: E402 (a script, not a module of the package)
 
 
 @pytest.fixture
@@ -114,9 +112,9 @@ def test_the_largest_batch_is_a_multiple_that_fits():
 def test_a_batch_that_does_not_divide_is_refused_on_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "jaxcnn.main", f"--config={ROOT}/configs/lenet.py:digits"]
-        + ["--schema.train.batch_size=100", "--dry_run"],
+        + ["--config.train.batch_size=100", "--dry_run"],
         cwd=tmp_path,
-        env={**launch_local.environment(0, 8, False), "HOME": str(tmp_path)},
+        env={**launch.environment(0, 8, False), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -14,12 +14,11 @@ import pytest
 
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
-from jaxcnn.runtime import distributed, sharding
+from jaxcnn.runtime import distributed, launch, sharding
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "scripts" / "checks"), str(ROOT / "scripts")]
-import launch_local  # noqa: E402 (a script, not a module of the package)
-import torture  # noqa: E402
+sys.path.insert(0, str(ROOT / "scripts" / "checks"))
+import torture  # noqa: E402 (a script, not a module of the package)
 
 COMMAND = [
     *(sys.executable, "-m", "jaxcnn.main", f"--config={ROOT}/configs/lenet.py:digits"),
@@ -73,8 +72,7 @@ def test_a_process_alone_agrees_with_itself_at_once():
 def test_the_launcher_returns_the_first_failure_and_prefixes_the_output():
     program = "import sys, time; i = int(sys.argv[-1][-1]); print('I am', i); sys.exit(i)"
     done = subprocess.run(
-        [sys.executable, f"{ROOT}/scripts/launch_local.py", "2", "--", sys.executable, "-c"]
-        + [program],
+        [sys.executable, "-m", "jaxcnn", "launch", "2", "--", sys.executable, "-c", program],
         capture_output=True,
         text=True,
         timeout=60,
@@ -84,7 +82,7 @@ def test_the_launcher_returns_the_first_failure_and_prefixes_the_output():
 
 
 def _launch(count, workdir, *arguments, devices=1):
-    return launch_local.start(count, [*COMMAND, f"--workdir={workdir}", *arguments], devices)
+    return launch.start(count, [*COMMAND, f"--workdir={workdir}", *arguments], devices)
 
 
 def _finish(started, timeout=240):
@@ -197,10 +195,10 @@ def test_a_checkpoint_restores_on_any_devices_and_processes_to_the_same_bytes(tm
         command = [sys.executable, "-c", RESTORE, str(tmp_path / f"{index}")]
         command.append(str(tmp_path / f"{index + 1}"))
         if count == 1:
-            environment = launch_local.environment(0, devices, False)
+            environment = launch.environment(0, devices, False)
             subprocess.run(command, env=environment, check=True, timeout=120)
         else:
-            codes, outputs = _finish(launch_local.start(count, command, devices))
+            codes, outputs = _finish(launch.start(count, command, devices))
             assert codes == [0] * count, "\n".join(outputs)
     first, last = (Checkpoints(tmp_path / name).arrays(1) for name in ("0", "4"))
     assert first.keys() == last.keys() and len(first) == 4

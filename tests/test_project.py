@@ -21,12 +21,14 @@ LEVELS = [
     {"run"},
     {"evaluate"},
     {"train"},
-    {"main", "report"},
+    {"report"},
+    {"commands", "cli"},
+    {"main", "__main__"},
 ]
 
 # The only module that may import a library, by library.
 DOORS = {
-    "absl": {"main"},
+    "absl": {"commands"},
     "tensorflow_datasets": {"data"},
     "orbax": {"run"},
     "matplotlib": {"plots"},

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -26,7 +25,6 @@ from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
 from jaxcnn.train import fit
 
-ROOT = Path(__file__).parents[1]
 PICTURES = {
     "curves.png",
     "confusion.png",
@@ -62,7 +60,7 @@ class Said(Observer):
 
 @pytest.fixture(scope="module", autouse=True)
 def stock_convolutions_here():
-    """Compiles several times faster; the scripts, in processes of their own, use ours."""
+    """Compiles several times faster; the command, in processes of its own, use ours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
         yield
@@ -94,9 +92,9 @@ def _width(path):
         return picture.width
 
 
-def _script(name, *arguments, **environment):
+def _jaxcnn(verb, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
+        [sys.executable, "-m", "jaxcnn", verb, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
@@ -176,7 +174,7 @@ def test_a_moved_run_is_evaluated_without_a_change_in_it(finished, tmp_path):
     moved = tmp_path / "else where"
     shutil.copytree(finished, moved)
     before = _files(moved)
-    done = _script("evaluate", moved, "--split", "train[:100]", "--json")
+    done = _jaxcnn("evaluate", moved, "--split", "train[:100]", "--json")
     assert done.returncode == 0, done.stderr
     assert "both splits" in done.stderr  # it was trained on these
     content = json.loads(done.stdout)
@@ -224,16 +222,16 @@ def test_averaged_weights_are_the_ones_that_are_used(tmp_path):
 
 
 def test_what_is_no_run_is_named(finished, tmp_path):
-    with pytest.raises(UserError, match="is no run folder, it has no schema.json"):
+    with pytest.raises(UserError, match="is no run folder, it has no config.json"):
         Run(tmp_path)
     shutil.copytree(finished, tmp_path / "run")
-    content = json.loads((finished / "schema.json").read_text())
+    content = json.loads((finished / "config.json").read_text())
     del content["dataset"]["mean"]
-    (tmp_path / "run" / "schema.json").write_text(json.dumps(content))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="not what a run writes .*mean"):
         Run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    shutil.copy(finished / "schema.json", tmp_path / "run")
+    shutil.copy(finished / "config.json", tmp_path / "run")
     with pytest.raises(UserError, match="has no whole checkpoint yet"):
         Run(tmp_path / "run").newest(print)
 
@@ -255,7 +253,7 @@ def test_images_are_classified_as_the_training_would(finished, digits, tmp_path)
         Image.fromarray(digits.eval.images[i, ..., 0]).save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_text("no image")
     picture = tmp_path / "out" / "result.png"
-    done = _script("predict", finished, tmp_path, "--json", "--picture", picture)
+    done = _jaxcnn("predict", finished, tmp_path, "--json", "--picture", picture)
     assert done.returncode == 1  # of the broken one
     assert done.stderr.strip().splitlines() == [
         f"error: {tmp_path / 'broken.png'}: not an image in a format that is read here: "
@@ -275,18 +273,18 @@ def test_images_are_classified_as_the_training_would(finished, digits, tmp_path)
 
 def test_plots_of_one_run_and_of_several(finished, tmp_path):
     before = _files(finished)
-    done = _script("plot", finished, "--out", tmp_path / "pictures")
+    done = _jaxcnn("plot", finished, "--out", tmp_path / "pictures")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == PICTURES
     # The same figure gives the same bytes, in training and afterwards.
     for name in PICTURES - {"predictions.png", "mistakes.png"}:
         assert (tmp_path / "pictures" / name).read_bytes() == before[finished / "plots" / name]
     shutil.copytree(finished, tmp_path / "other")
-    done = _script("plot", finished, tmp_path / "other", "--out", tmp_path / "both.png")
+    done = _jaxcnn("plot", finished, tmp_path / "other", "--out", tmp_path / "both.png")
     assert done.returncode == 0, done.stderr
     assert _width(tmp_path / "both.png") > 600
     assert _files(finished) == before
-    done = _script("plot", tmp_path)
+    done = _jaxcnn("plot", tmp_path)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} is no run folder")
 
 
@@ -321,4 +319,4 @@ def test_a_missing_tensorboard_library_is_named_before_anything_is_compiled(
 
 def test_the_network_of_a_run_is_that_of_its_config(finished):
     run = Run(finished)
-    assert run.model == resolve.model_of(json.loads((finished / "schema.json").read_text()))
+    assert run.model == resolve.model_of(json.loads((finished / "config.json").read_text()))

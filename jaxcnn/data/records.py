@@ -107,7 +107,7 @@ def _open(directory: Path, name: str, root: Path) -> Any:
         raise _damaged(directory, name, error) from error
     if "array_record" not in formats:
         way = (
-            f"python scripts/prepare_cifar10.py --dataset {name} --data_dir=OTHER"
+            f"jaxcnn prepare {name} --data_dir=OTHER"
             if name in SETS
             else f"prepare it in another directory: {_preparation(name, root / 'other')}"
         )

@@ -1,4 +1,4 @@
-"""A trained run on a split of its data: what scripts/evaluate.py says."""
+"""A trained run on a split of its data: what `jaxcnn evaluate` prints."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

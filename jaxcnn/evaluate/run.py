@@ -47,7 +47,7 @@ class Run:
         if self.config is None:
             raise UserError(
                 f"{path} is no run folder, it has no config.json: name the folder that "
-                "jaxcnn.main printed, such as runs/mobilenet"
+                "`jaxcnn train` printed, such as runs/mobilenet"
             )
         try:
             section = self.config["dataset"]

@@ -165,7 +165,8 @@ class RunPlots(Observer):
                 reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
                 self._say(
                     f"warning: cannot draw {self.path / name} ({' '.join(str(reason).split())}): "
-                    "mend this, then scripts/plot.py draws it; nothing else depends on it"
+                    f"mend this, then `jaxcnn plot {self._run.path}` draws it; nothing else "
+                    "depends on it"
                 )
             self._failed = True
             return None

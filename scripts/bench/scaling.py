@@ -20,10 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+from jaxcnn.runtime import launch
 
-import launch_local  # noqa: E402 (a script, not a module of the package)
+ROOT = Path(__file__).resolve().parents[2]
+
 
 PARTS = ("devices", "input", "calls")
 EXAMPLES = 4096
@@ -122,7 +122,7 @@ def measure(
     numbers = [f"--{key}={getattr(options, key)}" for key in ("batch", "turns", "steps")]
     done = subprocess.run(
         [*command, *numbers],
-        env=launch_local.environment(0, devices, False),
+        env=launch.environment(0, devices, False),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

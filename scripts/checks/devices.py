@@ -19,10 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+from jaxcnn.runtime import launch
 
-import launch_local  # noqa: E402 (a script, not a module of the package)
+ROOT = Path(__file__).resolve().parents[2]
+
 
 FAMILIES = ("lenet", "resnet", "densenet", "mobilenet")
 LOSS_LIMIT, GRADIENT_LIMIT = 1e-8, 1e-5
@@ -165,14 +165,14 @@ def run(
     command = [sys.executable, str(Path(__file__).resolve()), *settings]
     alone = subprocess.run(
         [*command, f"--devices={','.join(map(str, devices))}"],
-        env=launch_local.environment(0, max(devices), False),
+        env=launch.environment(0, max(devices), False),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     results = [json.loads(line) for line in alone.stdout.splitlines()]
     for count in process_counts:
-        processes = launch_local.start(count, command, devices=2)
+        processes = launch.start(count, command, devices=2)
         outputs = [process.communicate()[0] for process in processes]
         if any(process.returncode for process in processes):
             raise SystemExit(f"a run of {count} processes failed:\n" + "\n".join(outputs))

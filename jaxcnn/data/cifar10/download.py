@@ -191,12 +191,12 @@ def _reason(error: BaseException) -> str:
 
 
 def _ways_out(cifar: Cifar, reason: str) -> str:
-    option = "" if cifar.name == "cifar10" else f" --dataset {cifar.name}"
+    name = "" if cifar.name == "cifar10" else f" {cifar.name}"
     return (
         f"cannot download {cifar.binary.url}: {reason}; three ways out: get the file by other "
-        f"means and run python scripts/prepare_cifar10.py{option} --archive "
-        f"{cifar.binary.archive_name} (or {cifar.python.archive_name}, or the unpacked folder); "
+        f"means and run `jaxcnn prepare{name} --archive "
+        f"{cifar.binary.archive_name}` (or {cifar.python.archive_name}, or the unpacked folder); "
         "or let --config.dataset.data_dir or TFDS_DATA_DIR name a directory in which "
         f"{cifar.name} is prepared; or train on the embedded data set: --config "
-        "configs/mobilenet.py:digits"
+        "mobilenet:digits"
     )

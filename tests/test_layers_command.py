@@ -1,4 +1,4 @@
-"""scripts/layers.py: the table of a network from a configuration file or a run."""
+"""`jaxcnn layers`: the table of a network from a configuration file or a run."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 def _layers(*arguments):
     return subprocess.run(
-        [sys.executable, "scripts/layers.py", *arguments],
+        [sys.executable, "-m", "jaxcnn", "layers", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -37,11 +37,11 @@ def test_the_table_adds_up_to_the_network():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nowhere.py"], "nowhere.py: no such file or run folder"),
+        (["nowhere.py"], "nowhere.py: there is no such file; the names are densenet, lenet"),
         (["configs"], "configs is no run folder"),
         (["configs/lenet.py", "--image", "32"], "--image=32 is not allowed: HEIGHTxWIDTHxCHANNELS"),
-        (["configs/lenet.py:food101"], "the image shape of food101 is not known here"),
-        (["configs/lenet.py", "--model", "alexnet"], "model.name='alexnet' is unknown"),
+        (["lenet:food101"], "the image shape of food101 is not known here"),
+        (["lenet", "--model", "alexnet"], "model.name='alexnet' is unknown"),
     ],
 )
 def test_a_mistake_ends_in_one_line(arguments, expected):

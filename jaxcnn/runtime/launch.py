@@ -1,28 +1,15 @@
-"""Starts N processes of one program on this machine, as the processes of one run.
+"""Several processes of one program on this machine, which find each other as those of one run."""
 
-python scripts/launch_local.py 4 -- python -m jaxcnn.main --config configs/lenet.py:digits
-
-Each gets --coordinator, --num_processes and --process_id after its own arguments, with a free port
-of the loopback interface. Lines of output are prefixed with the process's number, signals are
-passed on to all, and the exit code is that of the first process that failed. With --devices, each
-process has so many CPU devices (for trying things out); on GPUs, give each process its own through
---gpus, else all processes see all GPUs.
-"""
-
-import argparse
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import IO
 
-# After the first failure the others find out by themselves; whoever has not ended by then is ended.
+# After the first failure the others notice by themselves; those that have not are killed then.
 PATIENCE_SECONDS = 90
 
 
@@ -96,42 +83,3 @@ def wait(processes: Sequence[subprocess.Popen[str]], patience: float = PATIENCE_
                 process.kill()
         time.sleep(0.05)
     return first
-
-
-def main() -> int:
-    """Parses the command line, starts the processes and waits for them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("count", type=int, help="number of processes")
-    parser.add_argument("--devices", type=int, help="CPU devices of each process")
-    parser.add_argument("--gpus", action="store_true", help="process n sees GPU n alone")
-    parser.usage = f"{parser.format_usage()[7:].strip()} -- PROGRAM ARGUMENTS"
-    where = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    options, command = parser.parse_args(sys.argv[1:where]), sys.argv[where + 1 :]
-    if options.count < 1 or not command:
-        parser.error("give a number of processes from 1 on, then -- and a command")
-
-    processes: list[subprocess.Popen[str]] = []
-
-    def forward(signum: int, frame: FrameType | None) -> None:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signum)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
-    processes.extend(start(options.count, command, options.devices, options.gpus))
-    readers = []
-    for index, process in enumerate(processes):
-        assert process.stdout is not None
-        readers.append(threading.Thread(target=forward_lines, args=(index, process.stdout)))
-        readers[-1].start()
-    code = wait(processes)
-    for reader in readers:
-        reader.join()
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,22 +1,25 @@
-"""Shows the layers of a network: shapes, parameters, multiply-adds and memory, without training.
+"""Prints the layers of a network: shapes, parameters, multiply-adds and memory.
 
-python scripts/layers.py configs/densenet.py
-python scripts/layers.py configs/resnet.py --model resnet56 --image 64x64x3 --classes 100
-python scripts/layers.py runs/mobilenet
+jaxcnn layers mobilenet:digits
+jaxcnn layers resnet --model resnet56 --image 64x64x3 --classes 100
+jaxcnn layers configs/densenet.py
+jaxcnn layers runs/mobilenet
 """
 
 import argparse
 import math
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
-from jaxcnn import errors, models
+from jaxcnn import models
+from jaxcnn.commands import config_flag, named
 from jaxcnn.config import schema
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import summary
+
+_SUMMED = ("parameters", "flops", "memory")
 
 # Image shape and number of classes of data sets, so that a table needs no data.
 _KNOWN = {
@@ -29,21 +32,41 @@ _KNOWN = {
 }
 
 
-def network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the verb."""
+    parser.add_argument(
+        "source",
+        help="configuration, by name or path, with a data set after a colon; or run folder",
+    )
+    parser.add_argument("--model", help="another network than the configuration's")
+    parser.add_argument("--image", help="image shape, such as 32x32x3; default: the data set's")
+    parser.add_argument("--classes", type=int, help="number of classes; default: the data set's")
+    parser.epilog = f"{parser.epilog}\n\n{named.describe()}"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table of the network's layers."""
+    name, model, shape = _network(args)
+    layers = summary.layers(model, shape)
+    print(f"{name}, one image of {' x '.join(map(str, shape))}; memory: the layers' outputs")
+    print(_table(layers))
+    weights = sum(layer.parameters for layer in layers)
+    largest = max(math.prod(layer.output) for layer in layers)
+    print(f"parameters as float32: {4 * weights:,} bytes; largest output: {largest:,} values")
+
+
+def _network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
     """Returns (name, network, image shape) of what the arguments mean."""
     path = Path(args.source)
     if path.is_dir():
         if args.model or args.image or args.classes:
             raise UserError(
-                f"{path} is a run, whose network is fixed: give a configuration file with "
+                f"{path} is a run, whose network is fixed: give a configuration with "
                 "--model, --image or --classes"
             )
         run = Run(path)
         return run.model_name, run.model, run.image_shape
-    file, _, dataset = args.source.partition(":")
-    if not Path(file).is_file():
-        raise UserError(f"{file}: no such file or run folder; the project's files are in configs/")
-    config = runpy.run_path(file)["get_config"](*([dataset] if dataset else []))
+    config = config_flag.load(args.source)
     schema.validate(config)
     shape, classes = _KNOWN.get(config.dataset.name, (None, None))
     shape, classes = _shape(args.image) if args.image else shape, args.classes or classes
@@ -69,7 +92,7 @@ def _shape(text: str) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def table(layers: list[summary.Layer]) -> str:
+def _table(layers: list[summary.Layer]) -> str:
     """Returns a line for each layer and one for all of them."""
     rows: list[tuple[str, ...]] = [
         ("layer", "kind", "output", "parameters", "multiply-adds", "memory, bytes")
@@ -87,27 +110,3 @@ def table(layers: list[summary.Layer]) -> str:
         right = (cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))
         lines.append("  ".join([*left, *right]))
     return "\n".join(lines)
-
-
-_SUMMED = ("parameters", "flops", "memory")
-
-
-def main() -> None:
-    """Runs the program."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("source", help="configuration file, with a data set after a colon, or run")
-    parser.add_argument("--model", help="another network than the file's")
-    parser.add_argument("--image", help="image shape, such as 32x32x3; default: the data set's")
-    parser.add_argument("--classes", type=int, help="number of classes; default: the data set's")
-    args = parser.parse_args()
-    name, model, shape = network(args)
-    layers = summary.layers(model, shape)
-    print(f"{name}, one image of {' x '.join(map(str, shape))}; memory: the layers' outputs")
-    print(table(layers))
-    weights = sum(layer.parameters for layer in layers)
-    largest = max(math.prod(layer.output) for layer in layers)
-    print(f"parameters as float32: {4 * weights:,} bytes; largest output: {largest:,} values")
-
-
-if __name__ == "__main__":
-    errors.run(main)

@@ -1,0 +1,138 @@
+"""The command `jaxcnn`: which verbs there are, and the one way in which all of them end."""
+
+import argparse
+import difflib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import jaxcnn
+from jaxcnn.errors import PeerLostError, UserError
+from jaxcnn.runtime.signals import Interrupted
+
+VERBS = {
+    "train": "train a network; the same command again continues the run",
+    "evaluate": "loss, accuracy, figures of each class and calibration of a run",
+    "predict": "classify image files with the network of a run",
+    "plot": "draw the plots of a run, or the curves of several runs",
+    "compare": "write a report, one HTML file, that compares runs",
+    "layers": "print the layers of a network: shapes, parameters, memory",
+    "prepare": "prepare CIFAR-10 or CIFAR-100, from an archive or by download",
+    "launch": "start several processes of one run on this machine",
+}
+"""Each verb with what it does.
+
+The verb is the module `jaxcnn.commands.VERB`, which is imported only when it is asked for. It has
+`add_arguments(parser)` and `run(args)`, which returns an exit code or None for 0; its docstring is
+the help: a line that says what it does, then examples, then notes. A verb whose arguments are absl
+flags has no `add_arguments`, and its `run` takes the arguments as they are.
+"""
+
+_HELP = """\
+usage: jaxcnn VERB [ARGUMENTS]
+
+Trains convolutional networks on small images and shows what they have learned.
+
+{verbs}
+
+examples:
+  jaxcnn train --config lenet:digits        a minute, nothing to download
+  jaxcnn evaluate runs/lenet-digits
+  jaxcnn train --config mobilenet           on CIFAR-10, downloaded on first use
+  jaxcnn predict runs/mobilenet photo.jpg
+
+`jaxcnn VERB --help` explains a verb; `jaxcnn --version` prints the version."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help is a module's docstring, and whose errors are one line."""
+
+    def __init__(self, verb: str, documentation: str) -> None:
+        """Takes the description, the examples and notes from the paragraphs of `documentation`."""
+        description, examples, *notes = documentation.strip().split("\n\n")
+        indented = "\n".join(f"  {line}" for line in examples.splitlines())
+        super().__init__(
+            prog=f"jaxcnn {verb}",
+            description=description,
+            epilog="\n\n".join([f"examples:\n{indented}", *notes]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with code 2 after one line."""
+        _usage_error(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command; without `arguments`, those of the process."""
+    given = sys.argv[1:] if arguments is None else arguments
+    end(lambda: run(given))
+
+
+def run(arguments: Sequence[str]) -> int | None:
+    """Runs the verb that is the first argument; returns its exit code, None for 0."""
+    if not arguments or arguments[0] in ("--help", "-h"):
+        width = max(map(len, VERBS))
+        print(_HELP.format(verbs="\n".join(f"  {v:{width}}  {VERBS[v]}" for v in VERBS)))
+        return None
+    if arguments[0] == "--version":
+        print(f"jaxcnn {jaxcnn.__version__}")
+        return None
+    verb, *rest = arguments
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        _usage_error(f"{verb!r} is not a verb{hint}: see jaxcnn --help")
+    module = importlib.import_module(f"jaxcnn.commands.{verb}")
+    if not hasattr(module, "add_arguments"):
+        return module.run(rest)
+    parser = Parser(verb, module.__doc__ or "")
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(rest))
+
+
+def end(program: Callable[[], int | None]) -> NoReturn:
+    """Runs a program and exits: with what it returns, or with one line on standard error.
+
+    Exit codes: 1 for what a user can cause, 2 for a usage mistake, 128 + n after signal n.
+    """
+    try:
+        try:
+            code = program()
+        finally:
+            sys.stdout.flush()  # here a closed pipe is still an error that can be handled
+        sys.exit(code)
+    except UserError as error:
+        _fail(f"error: {error}")
+    except PeerLostError as error:
+        _fail(f"error: {error}; the same launch continues")
+    except BrokenPipeError:  # such as `| head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+    except Interrupted as stop:
+        print(f"stopped after step {stop.step}; the same command continues", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt as stop:
+        if message := str(stop):
+            print(message, file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _fail(message: str) -> NoReturn:
+    """Exits with code 1 after one line, without waiting for the other processes of a run."""
+    if "jax" in sys.modules:  # without JAX there are no other processes
+        from jaxcnn.runtime import distributed
+
+        distributed.exit_without_peers(message)
+    sys.exit(message)
+
+
+def _usage_error(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

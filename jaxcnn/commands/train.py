@@ -1,0 +1,124 @@
+"""Trains one network and leaves a run folder; the same command again continues the run.
+
+jaxcnn train --config mobilenet
+jaxcnn train --config mobilenet:digits --train.epochs=3
+jaxcnn train --config configs/resnet.py --model.name=resnet20 --workdir runs/small
+jaxcnn train --config densenet --dry_run
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from jaxcnn import data
+from jaxcnn.commands import config_flag, named
+from jaxcnn.config import schema, settings
+from jaxcnn.errors import UserError
+from jaxcnn.run import observers
+from jaxcnn.runtime import distributed, environment
+from jaxcnn.train import fit
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run folder; by default runs/NAME, or runs/NAME-DATASET, after --config."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Check everything, compile, print what would be done, and train nothing."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT at which process 0 of several listens. Slurm, Open MPI, Cloud TPU and Kubernetes "
+    "need none of these three flags. The service asks for no password: use a private address.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0 on.")
+
+_CONFIG_HELP = """\
+  --config: Name or path of a configuration file, a Python file with get_config(), which is
+    executed; after a colon, the data set. Every value can be set on the command line, such as
+    --train.epochs=3, or --config.train.epochs=3:"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Trains, prints the result and where everything is."""
+    if {"--help", "-help", "-h"} & set(arguments):
+        print(_help())
+        return
+    sys.unraisablehook = _print_unraisable
+    try:
+        with distributed.translate_peer_failures():
+            app.run(
+                _train,
+                argv=["jaxcnn", *arguments],
+                flags_parser=lambda argv: config_flag.parse(argv[1:], flags.FLAGS),
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped before training; nothing is lost") from None
+
+
+def _train(given: config_flag.Parsed) -> None:
+    if given.rest:
+        raise UserError(f"unexpected argument {given.rest[0]!r}: only flags are taken, see --help")
+    # Orbax tells of every step of every save, and of errors with a traceback before it raises them.
+    logging.set_verbosity(logging.FATAL)
+    config = given.config
+    schema.validate(config)
+    settings.check_network(config)  # before data is looked for, which may be a long download
+    workdir = Path(_WORKDIR.value or default_workdir(given.source))
+    environment.configure_malloc()
+    if config.train.deterministic:
+        environment.use_deterministic_operations()
+    environment.use_compilation_cache()
+    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    report = observers.create_reporter() if distributed.is_process_0() else observers.Observer()
+    dataset = distributed.process_0_first(lambda: data.load(**config.dataset))
+    if _DRY_RUN.value:
+        fit.dry_run(config, dataset, workdir, report)
+        return
+    summary = fit.fit(config, dataset, workdir, report)
+    if distributed.is_process_0():
+        report.say(
+            f"{summary['model']} after {summary['epoch']} epochs: evaluation accuracy "
+            f"{summary['eval_accuracy']:.4f}, loss {summary['eval_loss']:.4f}\n"
+            f"everything is in {workdir}: summary.json, metrics.jsonl, config.json, checkpoints/"
+            f"{', plots/' if config.train.plots else ''}\n"
+            "to start another run, choose a new folder with --workdir"
+        )
+
+
+def default_workdir(source: str) -> str:
+    """Returns runs/NAME for --config NAME or .../NAME.py, runs/NAME-DATASET with :DATASET."""
+    path, _, dataset = source.partition(":")
+    return f"runs/{Path(path).stem}" + (f"-{dataset}" if dataset else "")
+
+
+def _help() -> str:
+    """Returns the help: examples, what can be named, every flag and every key."""
+    description, _, examples = (__doc__ or "").strip().partition("\n\n")
+    own_flags = flags.FLAGS.module_help(__name__).strip().removeprefix(f"{__name__}:\n")
+    keys = (f"    --config.{key}: {schema.describe(key)}" for key, _ in schema.walk())
+    return "\n".join(
+        [
+            "usage: jaxcnn train --config NAME[:DATASET] [--FLAG=VALUE ...]\n",
+            f"{description}\n",
+            "examples:",
+            *(f"  {line}" for line in examples.splitlines()),
+            f"\n{named.describe()}\n",
+            f"flags:\n{own_flags}",
+            _CONFIG_HELP,
+            *keys,
+        ]
+    )
+
+
+def _print_unraisable(unraisable: Any) -> None:
+    """Prints an error of code that has no caller, except one that says nothing.
+
+    When a write fails, as on a full disk, Orbax closes its event loop while TensorStore still has
+    answers for it, each of which then is an error of its own (orbax-checkpoint 0.12.8).
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
