@@ -1,7 +1,6 @@
-r"""DenseNet-BC (L = 100, k = 12) on CIFAR-10.
+"""DenseNet-BC (L = 100, k = 12) on CIFAR-10.
 
-python -m jaxcnn.main --config configs/densenet.py --config.train.epochs=1 \
-    --config.dataset.train_split='train[:4000]'
+jaxcnn train --config densenet --train.epochs=1 --dataset.train_split='train[:4000]'
 
 What this gives: docs/results.md.
 """

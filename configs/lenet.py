@@ -1,6 +1,6 @@
 """LeNet on CIFAR-10: the study's basic CNN.
 
-python -m jaxcnn.main --config configs/lenet.py --config.train.epochs=15
+jaxcnn train --config lenet --train.epochs=15
 
 What this gives: docs/results.md.
 """
@@ -16,5 +16,5 @@ def get_config(dataset: str = "cifar10") -> config_dict.ConfigDict:
     config.model.name = "lenet"
     config.optim.peak_lr = 0.05
     config.train.epochs = 30
-    config.train.label_smoothing = 0.0  # 62,006 parameters underfit: nothing to regularise
+    config.train.label_smoothing = 0.0  # 62,006 parameters underfit: nothing to regularize
     return use_dataset(config, dataset)

@@ -1,6 +1,6 @@
 """MobileNet on CIFAR-10: eight depthwise-separable blocks.
 
-python -m jaxcnn.main --config configs/mobilenet.py --config.train.epochs=15
+jaxcnn train --config mobilenet --train.epochs=15
 
 What this gives: docs/results.md.
 """

@@ -1,7 +1,6 @@
-r"""ResNet-18 on CIFAR-10.
+"""ResNet-18 on CIFAR-10.
 
-python -m jaxcnn.main --config configs/resnet.py --config.train.epochs=1 \
-    --config.dataset.train_split='train[:4000]'
+jaxcnn train --config resnet --train.epochs=1 --dataset.train_split='train[:4000]'
 
 What this gives: docs/results.md.
 """

@@ -4,4 +4,4 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/scripts/setup.sh"
 cd "$root"
-exec "${VENV:-$root/.venv}/bin/python" -m jaxcnn.main --config configs/mobilenet.py:digits
+exec "${VENV:-$root/.venv}/bin/jaxcnn" train --config mobilenet:digits

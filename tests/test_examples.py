@@ -9,7 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from jaxcnn.config import schema as config
+from jaxcnn import cli
+from jaxcnn.config import files, schema
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 SCRIPTS = sorted([*EXAMPLES.glob("*.sh"), *EXAMPLES.glob("*.sbatch")])
@@ -28,13 +29,14 @@ def test_a_script_is_valid(path):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
-def test_an_example_names_only_keys_and_configurations_that_exist(path):
-
+def test_an_example_names_only_verbs_keys_and_configurations_that_exist(path):
     text = path.read_text()
-    for key in re.findall(r"--config\.([\w.]+)=", text):
-        assert key in dict(config.walk()), key
-    files = re.findall(r"configs/\w+\.py", text)
-    assert files and all((EXAMPLES.parents[1] / file).is_file() for file in files)
+    keys = re.findall(r"--(?:config\.)?(\w+\.[\w.]+)=", text)
+    assert keys and set(keys) <= {key for key, _ in schema.walk()}
+    configurations = re.findall(r"--config[ =](\w+)", text)
+    assert configurations and set(configurations) <= set(files.names())
+    verbs = re.findall(r"\bjaxcnn (\w+) [-\d]", text) + re.findall(r'"jaxcnn", "(\w+)"', text)
+    assert verbs and set(verbs) <= set(cli.VERBS)
 
 
 def documents():
