@@ -24,7 +24,6 @@ MAIN_PATH = (
     "config/compat.py",
     "config/settings.py",
     "data/load.py",
-    "data/splits.py",
     "data/batches.py",
     "data/augment.py",
     "models/__init__.py",
@@ -46,7 +45,9 @@ MAIN_PATH = (
     "train/build.py",
     "train/loop.py",
     "train/fit.py",
-    "main.py",
+    "commands/config_flag.py",
+    "commands/train.py",
+    "cli.py",
 )
 
 

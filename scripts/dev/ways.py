@@ -158,13 +158,19 @@ SETTING = Way(
     "One setting, from the command line to the step",
     (
         (
-            "main",
+            "commands",
             (
                 Step(
                     0,
-                    "main.py",
-                    "main",
-                    "Reads the file of --config, then --config.optim.peak_lr=0.05.",
+                    "commands/train.py",
+                    "run",
+                    "jaxcnn train --config mobilenet --optim.peak_lr=0.05",
+                ),
+                Step(
+                    1,
+                    "commands/config_flag.py",
+                    "parse",
+                    "Executes the file of --config, then sets what the command line says.",
                 ),
             ),
         ),
@@ -172,19 +178,19 @@ SETTING = Way(
             "config",
             (
                 Step(
-                    0,
+                    1,
                     "config/schema.py",
                     "default_config",
                     "Declares each value once: default, limits, help.",
                 ),
                 Step(
-                    1,
+                    2,
                     "config/schema.py",
                     "validate",
                     "Refuses what is not allowed, naming key, value and limits.",
                 ),
                 Step(
-                    2,
+                    3,
                     "config/settings.py",
                     "resolve",
                     "Decides what was open, adds the facts of the data; frozen from here on.",
@@ -195,7 +201,7 @@ SETTING = Way(
             "run",
             (
                 Step(
-                    2,
+                    3,
                     "run/folder.py",
                     "RunDir.locked",
                     "Writes config.json; refuses a folder of other settings.",
@@ -206,27 +212,30 @@ SETTING = Way(
             "train",
             (
                 Step(
-                    3, "train/fit.py", "fit", "Passes the settings on, whole; opens the run folder."
+                    4, "train/fit.py", "fit", "Passes the settings on, whole; opens the run folder."
                 ),
                 Step(
-                    4,
+                    5,
                     "train/programs.py",
                     "Programs",
                     "The last to see the settings: binds plain arguments, applies jit.",
                 ),
                 Step(
-                    5,
+                    6,
                     "train/optim.py",
                     "create_optimizer",
                     "peak_lr becomes the schedule: learning_rate(step).",
                 ),
                 Step(
-                    6, "train/step.py", "train_step", "rate = optimizer.learning_rate(state.step)."
+                    7,
+                    "train/step.py",
+                    "train_step",
+                    "Takes the rate of state.step and multiplies the direction with it.",
                 ),
             ),
         ),
     ),
-    (Arrow((0, 0), (1, 0)), Arrow((1, 2), (2, 2)), Arrow((1, 2), (3, 3))),
+    (Arrow((0, 1), (1, 1), both=True), Arrow((1, 3), (2, 3)), Arrow((1, 3), (3, 4))),
 )
 
 CHECKPOINT = Way(
