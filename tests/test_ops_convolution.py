@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.ops.conv import xla
+from jaxcnn.ops.conv import select, xla
 from jaxcnn.ops.winograd import stride1, stride2
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
@@ -101,8 +101,8 @@ def test_any_shape_agrees_with_the_definition(data: st.DataObject) -> None:
     winograd = draw(st.sampled_from([1, 128]), "channels from which on Winograd is used")
     case = random_case(batch, size, channels, features, kernel, stride, pads, depthwise)
     with (
-        mock.patch.object(xla, "WINOGRAD_CHANNELS", winograd),
-        mock.patch.object(xla, "WINOGRAD_GRADIENT_CHANNELS", winograd),
+        mock.patch.object(select, "WINOGRAD_CHANNELS", winograd),
+        mock.patch.object(select, "WINOGRAD_KERNEL_GRAD_CHANNELS", winograd),
     ):
         jax.clear_caches()
         result = computed(*case, stride, pads)
@@ -121,7 +121,7 @@ KINDS = {
     "winograd_strided": (64, 40, 3, 2, False),
     "few_features": (48, 12, 3, 1, False),
     "few_channels": (3, 64, 3, 1, False),
-    "widened": (3, 6, 5, 1, False),
+    "column_packing": (3, 6, 5, 1, False),
     "lenet_second": (6, 16, 5, 1, False),
 }
 

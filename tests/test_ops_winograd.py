@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops_convolution import definition, random_case
 
-from jaxcnn.ops.conv import xla
+from jaxcnn.ops.conv import select, xla
 from jaxcnn.ops.spec import ConvSpec
 from jaxcnn.ops.winograd import coefficients, stride1, stride2
 
@@ -19,13 +19,13 @@ def computed(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, stride: int, pad
     spec = ConvSpec((x.shape[1], x.shape[2]), (3, 3), (stride, stride), pads, False)
 
     def results(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple:
-        products = xla.PRODUCTS
-        gradient = xla.winograd_kernel_gradient(x, dy, spec, products)
+        by_stride = stride1 if stride == 1 else stride2
+        gradient = by_stride.conv_kernel_grad(x, dy, spec, xla.MATMULS)
         if stride == 2:
             return (gradient,)
         return (
-            stride1.forward(x, kernel, spec, products),
-            stride1.conv_input_grad(dy, kernel, spec, products),
+            stride1.conv_forward(x, kernel, spec, xla.MATMULS),
+            stride1.conv_input_grad(dy, kernel, spec, xla.MATMULS),
             gradient,
         )
 
@@ -74,12 +74,30 @@ def test_tiles_take_the_fewest_multiplications() -> None:
         *((2, 10, 128, False), (2, 31, 128, True), (3, 32, 128, False)),
     ],
 )
-def test_it_pays_where_it_saves_enough(stride: int, size: int, batch: int, expected: bool) -> None:
-    def spec(kernel: int = 3, depthwise: bool = False) -> ConvSpec:
+def test_it_is_taken_where_it_saves_enough(
+    stride: int, size: int, batch: int, expected: bool
+) -> None:
+    def is_taken(kernel: int = 3, depthwise: bool = False) -> bool:
         pads = ((kernel // 2, kernel // 2),) * 2
-        return ConvSpec((size, size), (kernel, kernel), (stride, stride), pads, depthwise)
+        spec = ConvSpec((size, size), (kernel, kernel), (stride, stride), pads, depthwise)
+        return "winograd" in select.select(spec, batch, 64, 64, "xla").kernel_grad
 
-    is_profitable = (stride1 if stride == 1 else stride2).is_profitable
-    assert is_profitable(spec(), batch) == expected
-    assert not is_profitable(spec(kernel=5), batch)
-    assert not is_profitable(spec(depthwise=True), batch)
+    assert is_taken() == expected
+    assert not is_taken(kernel=5)
+    assert not is_taken(depthwise=True)
+
+
+def test_the_example_in_the_module_s_docstring_is_the_scheme() -> None:
+    """y0 and y1 of F(2, 3), by the four products that the docstring shows."""
+    scheme = coefficients.f_m_3(2)
+    d, g = np.array([2.0, -3.0, 5.0, 7.0]), np.array([11.0, 13.0, -17.0])
+    products = np.array(
+        [
+            (d[0] - d[2]) * g[0],
+            (d[1] + d[2]) * g.sum() / 2,
+            (d[2] - d[1]) * (g[0] - g[1] + g[2]) / 2,
+            (d[3] - d[1]) * g[2],
+        ]
+    )
+    np.testing.assert_allclose((scheme.g @ g) * (scheme.bt @ d), products)
+    np.testing.assert_allclose(scheme.at @ products, np.convolve(d, g[::-1], "valid"))

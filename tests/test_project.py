@@ -89,6 +89,15 @@ def test_each_library_has_one_door_and_tensorflow_none(path):
         assert _room(path) in DOORS.get(library, {_room(path)}), name
 
 
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "ops").rglob("*.py")), ids=lambda path: path.name
+)
+def test_ops_imports_nothing_else_of_the_package(path):
+    """So that the folder can be copied into another project."""
+    for name in _imports(path):
+        assert not name.startswith("jaxcnn") or name.startswith("jaxcnn.ops"), name
+
+
 def test_training_does_not_import_tensorflow_or_torch():
     program = (
         "import sys, pathlib, tempfile\n"

@@ -1,4 +1,4 @@
-"""How a batch is walked in chunks whose intermediates stay in the cache."""
+"""Functions of a batch, computed chunk by chunk so that intermediates stay in the cache."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,26 +8,22 @@ import jax.numpy as jnp
 from jax import lax
 
 # Bytes of intermediates (patches, normalized features; Winograd's tiles have a budget of their
-# own) that one chunk may create: less is kept nearer to the core, more needs fewer kernels, each of
-# which has to be started on all cores. Steps at 8, 10, 12 and 16 MB: densenet_bc100_k12 2,231,
-# 2,253, 2,424 and 2,447 ms; densenet40_k12 1,588, 1,546, 1,512 and 1,565 (batch 128, 2 cores of an
-# EPYC with AVX-512 and 32 MB of third-level cache, jax 0.10.2, noisy; the quickest of 5 rounds or
-# more, not all of one run).
+# own) that one chunk may create: fewer stay nearer to the core, more need fewer kernels, each of
+# which has to be started on all cores.
 CHUNK_BYTES = 10 << 20
 
 
 class Chunk(NamedTuple):
-    """A chunk of an array, not cut out of it yet.
+    """A chunk of an array that is not sliced yet.
 
-    What a call that XLA cannot look into is given would be copied first. If a loop inside the call
-    cuts it out, it is read once (32x32, 64 channels, the first loop of `tiles`: 2.3 ms in place
-    of 4.5; 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 40).
+    A slice that is the operand of a call which is not inlined would be copied first. A loop inside
+    the call that slices for itself reads the array once.
 
     Attributes:
-      array: of the whole batch, or of the chunk alone.
-      start: the chunk's first image; None if the array is the chunk.
-      images: in the chunk.
-      function: of each pixel, applied to what is cut out.
+        array: Of the whole batch, or of the chunk alone.
+        start: The chunk's first image; None if the array is the chunk.
+        images: In the chunk.
+        function: Applied to each pixel of the slice.
     """
 
     array: jax.Array
@@ -40,26 +36,26 @@ class Chunk(NamedTuple):
         """All of an array."""
         return cls(array, None, array.shape[0])
 
-    def cut(self) -> jax.Array:
-        """The chunk, `[images, ...]`."""
-        return self.function(self._cut())
+    def sliced(self) -> jax.Array:
+        """The chunk as an array, `[images, ...]`."""
+        return self.function(self._sliced())
 
-    def _cut(self) -> jax.Array:
+    def _sliced(self) -> jax.Array:
         if self.start is None:
             return self.array
         return lax.dynamic_slice_in_dim(self.array, self.start, self.images)
 
-    def every(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
-        """Of an axis but the first, the entries `begin`, `begin + step` and so on.
+    def strided(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
+        """The entries `begin`, `begin + step` and so on along an axis other than the first.
 
-        A slice of its own from the array each time: of one that has several uses XLA makes a
-        function, called for every number (32x32, 64 channels 9.5 in place of 2.3 ms).
+        Every call slices the array again: XLA makes of a slice with several uses a function that is
+        called for every number.
         """
-        return self.function(self._every(axis, begin, step, count))
+        return self.function(self._strided(axis, begin, step, count))
 
-    def _every(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
+    def _strided(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
         if not count:
-            return self._cut()[(slice(None),) * axis + (slice(0),)]
+            return self._sliced()[(slice(None),) * axis + (slice(0),)]
         span = step * (count - 1) + 1
         if self.start is None:
             return lax.slice_in_dim(self.array, begin, begin + span, step, axis)
@@ -88,16 +84,16 @@ def map_chunks(
     *,
     lazy: bool = False,
 ) -> Any:
-    """`function(*arrays)`, computed `size` images at a time and put together again.
+    """`function(*arrays)`, computed `size` images at a time and concatenated.
 
     Args:
-      function: takes arrays of `[n, ...]` and returns one array of `[n, ...]`.
-      arrays: each `[batch, ...]`.
-      size: images of each shard in a chunk; need not divide the batch.
-      shards: devices over which the batch may be sharded.
-      lazy: whether the function takes `Chunk`s in place of arrays.
+        function: Takes arrays of `[n, ...]` and returns one array of `[n, ...]`.
+        arrays: Each `[batch, ...]`.
+        size: Images of each shard in a chunk; need not divide the batch.
+        shards: Devices over which the batch may be sharded.
+        lazy: Whether the function takes `Chunk`s in place of arrays.
     """
-    function = function if lazy else _of_cut(function)
+    function = function if lazy else _of_slices(function)
     return map_and_sum_chunks(lambda *c: (function(*c), None), arrays, size, shards)[0]
 
 
@@ -110,12 +106,12 @@ def sum_chunks(
     lazy: bool = False,
 ) -> Any:
     """The sum of `function(*chunk)` over the chunks of the arrays; otherwise as `map_chunks`."""
-    function = function if lazy else _of_cut(function)
+    function = function if lazy else _of_slices(function)
     return map_and_sum_chunks(lambda *c: (None, function(*c)), arrays, size, shards)[1]
 
 
-def _of_cut(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *chunks: function(*(chunk.cut() for chunk in chunks))
+def _of_slices(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *chunks: function(*(chunk.sliced() for chunk in chunks))
 
 
 def map_and_sum_chunks(
@@ -126,8 +122,8 @@ def map_and_sum_chunks(
 ) -> tuple[Any, Any]:
     """`map_chunks` and `sum_chunks` in one loop, of a function of `Chunk`s that returns both parts.
 
-    A batch sharded over devices must not be cut along the sharded axis, or XLA would gather it: it
-    is seen as `[shards, chunks, n, ...]` and walked along `chunks`, which no device shares.
+    A batch sharded over devices must not be sliced along the sharded axis, or XLA would gather it:
+    it is reshaped to `[shards, chunks, n, ...]` and scanned along `chunks`, which is not sharded.
     """
     batch = arrays[0].shape[0]
     if batch % shards:
@@ -140,7 +136,7 @@ def map_and_sum_chunks(
     # Without the barrier XLA computes what comes before the loop a second time for it.
     arrays = lax.optimization_barrier(arrays)
     if shards == 1:
-        return _walk_alone(function, arrays, size)
+        return _scan_one_device(function, arrays, size)
     per_shard = [a.reshape(shards, local, *a.shape[1:]) for a in arrays]
 
     def run(pieces: list[jax.Array]) -> tuple[Any, Any]:
@@ -170,10 +166,10 @@ def map_and_sum_chunks(
     return jax.tree.map(lambda a: a.reshape(batch, *a.shape[2:]), whole), total
 
 
-def _walk_alone(
+def _scan_one_device(
     function: Callable[..., tuple[Any, Any]], arrays: tuple[jax.Array, ...], size: int
 ) -> tuple[Any, Any]:
-    """The same for one device, whose batch need not be seen as `[shards, ...]`."""
+    """The same for one device, whose batch need not be reshaped to `[shards, ...]`."""
     count, rest = divmod(arrays[0].shape[0], size)
 
     def run(start: jax.Array, images: int = size) -> tuple[Any, Any]:

@@ -197,7 +197,7 @@ def totals(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -> S
     width = dy.shape[2] if dy.ndim == 4 else 1
     few = max(n for n in range(1, _PIXELS + 1) if width % n == 0)
     if few == 1:
-        return plain_grad_sums(dy, x.cut(), mean, affine)
+        return plain_grad_sums(dy, x.sliced(), mean, affine)
 
     def partial(
         dy: jax.Array,
@@ -207,7 +207,7 @@ def totals(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -> S
         affine: Affine | None,
     ) -> jax.Array:
         chunk = x._replace(array=array, start=start)
-        pixels = [(chunk.every(2, i, few, width // few), dy[:, :, i::few]) for i in range(few)]
+        pixels = [(chunk.strided(2, i, few, width // few), dy[:, :, i::few]) for i in range(few)]
         return _added_up(pixels, mean, affine)
 
     with set_xla_metadata(inlineable="false"):

@@ -21,6 +21,7 @@ from jaxcnn.ops import norm as norms
 from jaxcnn.ops.conv import conv_vjp, onednn, reference, xla
 from jaxcnn.ops.conv.api import conv_general_dilated, conv_spec_of, same_varying_axes
 from jaxcnn.ops.conv.primitives import convolution, define_composite
+from jaxcnn.ops.conv.select import select
 from jaxcnn.ops.norm import NormRelu
 from jaxcnn.ops.spec import ConvSpec
 from jaxcnn.ops.winograd import stride1
@@ -104,8 +105,7 @@ def _is_one_operation(spec: ConvSpec, batch: int, channels: int, features: int) 
     """Whether it is Winograd's in both directions, and what surrounds it are zeros of its own."""
     is_uncropped = min(pad for pads in spec.padding for pad in pads) >= 0
     shape = (batch, channels, features)
-    is_winograd = xla.is_winograd(spec, *shape)
-    return is_uncropped and is_winograd and xla.is_winograd_jointly(spec, *shape)
+    return is_uncropped and select(spec, *shape, "xla").is_fused_with_norm
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
@@ -156,13 +156,13 @@ def _convolution(
 def _convolution_on_cpu(*operands: Any) -> jax.Array:
     x, kernel, a, b, mean, spec, shards = operands
     norm = NormRelu((a, b), mean)
-    return stride1.forward(x, kernel, spec, xla.PRODUCTS, shards, norm)
+    return stride1.conv_forward(x, kernel, spec, xla.MATMULS, shards, norm)
 
 
 def _convolution_by_library(*operands: Any) -> jax.Array:
     x, kernel, a, b, mean, spec = operands
     norm = NormRelu((a, b), mean)
-    return stride1.forward(x, kernel, spec, onednn.PRODUCTS, norm=norm)
+    return stride1.conv_forward(x, kernel, spec, onednn.MATMULS, norm=norm)
 
 
 def _gradients(
@@ -176,15 +176,15 @@ def _gradients(
 ) -> list[jax.Array]:
     """Of the images, that are `max(a x + b, 0)`, of the kernel, and both `norms.totals`."""
     images = NormRelu((a, b), mean).of(x).astype(x.dtype)
-    dx, d_kernel = conv_vjp.gradients.bind(images, kernel, dy, spec=spec)
+    dx, d_kernel = conv_vjp.conv_vjp.bind(images, kernel, dy, spec=spec)
     return [dx, d_kernel, *norms.plain_grad_sums(dx, x, mean, (a, b))]
 
 
 def _gradients_on_cpu(*operands: Any) -> list[jax.Array]:
     x, kernel, a, b, mean, dy, spec, shards = operands
     norm = NormRelu((a, b), mean)
-    products = xla.PRODUCTS
-    dx, d_kernel, sums = stride1.gradients(x, kernel, dy, spec, products, shards, norm)
+    products = xla.MATMULS
+    dx, d_kernel, sums = stride1.conv_vjp(x, kernel, dy, spec, products, shards, norm)
     assert sums is not None
     return [dx, d_kernel, *sums]
 
@@ -192,8 +192,8 @@ def _gradients_on_cpu(*operands: Any) -> list[jax.Array]:
 def _gradients_by_library(*operands: Any) -> list[jax.Array]:
     x, kernel, a, b, mean, dy, spec = operands
     norm = NormRelu((a, b), mean)
-    products = onednn.PRODUCTS
-    dx, d_kernel, sums = stride1.gradients(x, kernel, dy, spec, products, norm=norm)
+    products = onednn.MATMULS
+    dx, d_kernel, sums = stride1.conv_vjp(x, kernel, dy, spec, products, norm=norm)
     assert sums is not None
     return [dx, d_kernel, *sums]
 

@@ -1,14 +1,13 @@
 """Convolutions and matrix products by oneDNN, the library that PyTorch computes with.
 
 jaxlib for Linux on x86-64 contains it, and XLA's CPU runtime has custom calls for it, but XLA's
-compiler does not make them: the flag that should (`xla_cpu_experimental_onednn_custom_call`) does
-nothing in such a build. So the calls are written here. XLA promises nothing about them, and oneDNN
-ends the process when it is asked for what it does not have; hence they are made only with versions
-of jaxlib that the tests have passed with. Everywhere else the algorithms beside this module do the
-same work.
+compiler does not emit them: the flag that should (`xla_cpu_experimental_onednn_custom_call`) does
+nothing in such a build. So the calls are written here. XLA does not promise to keep them, and
+oneDNN ends the process when asked for an unsupported operation; therefore they are made only with
+versions of jaxlib that the tests have passed with. Everywhere else `conv/xla.py` does the work.
 
-Two things cannot be done with a program that contains such calls: to keep it in JAX's compilation
-cache (jaxlib 0.10.2 reads memory that is not its own when it writes one there), and to export it.
+A program that contains such calls can neither be kept in JAX's compilation cache (jaxlib 0.10.2
+reads memory that is not its own when it writes one there) nor be exported.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ from jaxcnn.ops.spec import Pads, Pair
 
 VERIFIED_JAXLIB = ("0.10.2",)
 
-_LEGACY_API = 2  # The calling convention with a configuration in plain words.
+_LEGACY_API = 2  # The calling convention whose configuration is JSON.
 
 
 def is_present() -> bool:
@@ -50,7 +49,7 @@ def _is_cached() -> bool:
 
 @contextlib.contextmanager
 def uncached() -> Iterator[None]:
-    """Programs lowered and compiled inside are not kept in the compilation cache."""
+    """Keeps programs that are lowered and compiled inside out of the compilation cache."""
     config: Any = jax.config
     before = config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
@@ -69,21 +68,21 @@ def convolution(
     *,
     groups: int = 1,
     dilation: Pair = (1, 1),
-    is_exchanged: bool = False,
+    is_transposed: bool = False,
 ) -> jax.Array:
     """The convolution of float32 `[N, H, W, C]` to `[N, *size, F]`.
 
     Args:
-      x: the images.
-      kernel: `[h, w, C / groups, F]`, or `[h, w, F, C]` if `is_exchanged`.
-      strides: of the window, in pixels.
-      padding: zeros before and after, along height and width.
-      size: of the result, height and width.
-      groups: of channels.
-      dilation: distance of the kernel's entries, in pixels.
-      is_exchanged: whether the kernel's last axis is that of the input channels.
+        x: Images.
+        kernel: `[h, w, C / groups, F]`, or `[h, w, F, C]` if `is_transposed`.
+        strides: Of the window, in pixels.
+        padding: Zeros before and after, along height and width.
+        size: Of the result, height and width.
+        groups: Of channels.
+        dilation: Distance between the kernel's entries, in pixels.
+        is_transposed: Whether the kernel's last axis is that of the input channels.
     """
-    inner, outer = (3, 2) if is_exchanged else (2, 3)
+    inner, outer = (3, 2) if is_transposed else (2, 3)
     filters = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": [0, 1]}
     images = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
     config = {
@@ -103,20 +102,20 @@ def convolution(
     return _call("__onednn$convolution", {"onednn_conv_config": config}, shape, x, kernel)
 
 
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """Products of float32 matrices, `[..., P, C]` and `[..., C, F]`."""
     shape = (*a.shape[:-1], b.shape[-1])
     return _call("__onednn$matmul", {"onednn_matmul_config": {}}, shape, a, b)
 
 
-def exchanged_product(a: jax.Array, b: jax.Array) -> jax.Array:
+def matmul_nt(a: jax.Array, b: jax.Array) -> jax.Array:
     """Products a b^T of float32 matrices, `[..., P, F]` and `[..., C, F]`."""
     config = {"onednn_matmul_config": {"transpose_b": True}}
     shape = (*a.shape[:-1], b.shape[-2])
     return _call("__onednn$matmul", config, shape, a, b)
 
 
-def transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
+def matmul_tn(a: jax.Array, b: jax.Array) -> jax.Array:
     """The sum over pixels of a b^T: float32 `[..., P, C]` and `[..., P, F]` to `[..., C, F]`."""
     config = {"onednn_matmul_config": {"transpose_a": True}}
     shape = (*a.shape[:-2], a.shape[-1], b.shape[-1])
@@ -131,6 +130,6 @@ def _call(target: str, config: Any, shape: tuple[int, ...], *operands: jax.Array
         legacy_backend_config=json.dumps(config),
     )
     result: jax.Array = call(*operands)
-    # Inside `shard_map`, what the operands vary over, the result does, too.
+    # Inside `shard_map` the result varies over every axis that an operand varies over.
     axes = frozenset[Any]().union(*(jax.typeof(a).manual_axis_type.varying for a in operands))
     return lax.pcast(result, tuple(sorted(axes)), to="varying") if axes else result

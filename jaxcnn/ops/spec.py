@@ -1,4 +1,4 @@
-"""What a convolution is, once its arguments are checked: sizes, strides, padding, groups."""
+"""The static description of a convolution: sizes, strides, padding, groups."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ def height_width(images: jax.Array) -> Pair:
 
 
 def cropped(x: jax.Array, padding: Pads) -> tuple[jax.Array, Pads]:
-    """The images and the padding that is left, none of it negative.
+    """Returns the images and the padding that is left, none of it negative.
 
     With negative padding, which gradients need, XLA's convolution on the CPU reads memory that was
     never written (jax 0.10.2).
@@ -33,12 +33,12 @@ class ConvSpec:
     """The static description of a 2-D convolution of NHWC images by an HWIO kernel.
 
     Attributes:
-      input_size: height and width of the images.
-      kernel_size: height and width of the kernel.
-      strides: step of the window, in pixels, along height and width.
-      padding: zeros put before and after, along height and width; negative numbers crop.
-      depthwise: True if channel c of the output depends on channel c of the input alone.
-      precision: as in `lax.conv_general_dilated`; only accelerators look at it.
+        input_size: Height and width of the images.
+        kernel_size: Height and width of the kernel.
+        strides: Step of the window, in pixels, along height and width.
+        padding: Zeros put before and after, along height and width; negative numbers crop.
+        depthwise: Whether channel c of the output depends on channel c of the input alone.
+        precision: As in `lax.conv_general_dilated`; only accelerators use it.
     """
 
     input_size: Pair
@@ -62,7 +62,7 @@ class ConvSpec:
     def reversed(self) -> "ConvSpec":
         """The stride-1 convolution of the output's gradient that gives the input's gradient.
 
-        Its kernel is this one's, flipped along both axes, input and output channels exchanged.
+        Its kernel is this one's, flipped along height and width, its last two axes exchanged.
         """
         assert self.strides == (1, 1)
         padding = []

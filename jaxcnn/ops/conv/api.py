@@ -1,4 +1,4 @@
-"""The drop-in for `jax.lax.conv_general_dilated`: what is sped up, and what is passed on."""
+"""The drop-in for `jax.lax.conv_general_dilated`: which calls are sped up, which passed on."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,25 +39,29 @@ def conv_general_dilated(
     float32, bfloat16 or float64, without dilation, dense or depthwise (as many groups as channels,
     one filter each). Everything else, and every other platform, gets the stock operation.
 
-    Where jaxlib has oneDNN (see `onednn`), it does the work in float32 and bfloat16, unless the
+    Where jaxlib has oneDNN (see `onednn_calls.py`), it computes float32 and bfloat16, unless the
     program is for JAX's compilation cache: leave that off, or compile inside `ops.uncached()`.
 
     Args:
-      lhs: images, `[N, H, W, C]` for the fast path.
-      rhs: kernel, `[h, w, C / groups, F]` for the fast path.
-      window_strides: as in `lax`.
-      padding: as in `lax`: "SAME", "SAME_LOWER", "VALID", or pairs of pixels.
-      lhs_dilation: as in `lax`.
-      rhs_dilation: as in `lax`.
-      dimension_numbers: as in `lax`; None means NCHW, which is passed on.
-      feature_group_count: as in `lax`.
-      batch_group_count: as in `lax`.
-      precision: as in `lax`. On the CPU products are in float32 or better in any case.
-      preferred_element_type: as in `lax`.
-      **others: what later versions of `lax` add (`out_sharding`); passed on.
+        lhs: Images, `[N, H, W, C]` for the fast path.
+        rhs: Kernel, `[h, w, C / groups, F]` for the fast path.
+        window_strides: As in `lax`.
+        padding: As in `lax`: "SAME", "SAME_LOWER", "VALID", or pairs of pixels.
+        lhs_dilation: As in `lax`.
+        rhs_dilation: As in `lax`.
+        dimension_numbers: As in `lax`; None means NCHW, which is passed on.
+        feature_group_count: As in `lax`.
+        batch_group_count: As in `lax`.
+        precision: As in `lax`. On the CPU products are in float32 or better in any case.
+        preferred_element_type: As in `lax`.
+        **others: What later versions of `lax` add (`out_sharding`); passed on.
 
     Returns:
-      The convolution; `[N, H', W', F]` for the fast path.
+        The convolution; `[N, H', W', F]` for the fast path.
+
+    Raises:
+        TypeError: As `lax` does, for operands and arguments that do not fit.
+        ValueError: As `lax` does.
     """
     lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
     args = (
@@ -95,7 +99,7 @@ def conv_spec_of(
     preferred_element_type: Any = None,
     **others: Any,
 ) -> ConvSpec | None:
-    """The checked description of a convolution that is sped up; None for one that is passed on."""
+    """Returns the description of a convolution that is sped up; None for one that is passed on."""
     plain = (
         lhs.ndim == rhs.ndim == 4
         and lhs.dtype == rhs.dtype
@@ -160,7 +164,7 @@ def _conv_spec(
     groups: int,
     precision: Any,
 ) -> ConvSpec | None:
-    """`conv_spec_of`, of arguments whose kinds and layout are those of the fast path."""
+    """`conv_spec_of` for arguments whose kinds and layout are those of the fast path."""
     channels, features = lhs.shape[3], rhs.shape[3]
     depthwise = groups > 1 and groups == channels == features and rhs.shape[2] == 1
     if not depthwise and (groups != 1 or rhs.shape[2] != channels):

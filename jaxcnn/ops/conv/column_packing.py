@@ -1,8 +1,8 @@
 """How a convolution with very few channels gets more of them: blocks of columns become channels.
 
-`BLOCK` neighbouring output pixels are computed as `BLOCK * F` channels of one wide pixel, from wide
-pixels of `BLOCK * C` channels, with a kernel that holds a shifted copy for each. It multiplies
-zeros, but products of 24 columns instead of 6 fill the vector units.
+`BLOCK` neighboring output pixels are computed as `BLOCK * F` channels of one packed pixel, from
+packed pixels of `BLOCK * C` channels, with a kernel that holds a shifted copy for each. It
+multiplies zeros, but products of 24 columns instead of 6 fill the vector units.
 """
 
 import dataclasses
@@ -16,38 +16,42 @@ BLOCK = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Widening:
-    """The stride-1 convolution `narrow`, seen with `BLOCK` columns as one."""
+class ColumnPacking:
+    """A stride-1 convolution with `BLOCK` columns packed into one.
 
-    narrow: ConvSpec
+    Attributes:
+        unpacked: The convolution before packing.
+    """
+
+    unpacked: ConvSpec
 
     @property
     def out_blocks(self) -> int:
-        """Wide output pixels in a row."""
-        return -(-self.narrow.output_size[1] // BLOCK)
+        """Packed output pixels in a row."""
+        return -(-self.unpacked.output_size[1] // BLOCK)
 
     @property
     def in_blocks(self) -> int:
-        """Wide input pixels in a row."""
-        return -(-(self.out_blocks * BLOCK + self.narrow.kernel_size[1] - 1) // BLOCK)
+        """Packed input pixels in a row."""
+        return -(-(self.out_blocks * BLOCK + self.unpacked.kernel_size[1] - 1) // BLOCK)
 
     @property
     def spec(self) -> ConvSpec:
-        """The wide convolution's spec."""
+        """The packed convolution."""
         return dataclasses.replace(
-            self.narrow,
-            input_size=(self.narrow.input_size[0], self.in_blocks),
-            kernel_size=(self.narrow.kernel_size[0], self.in_blocks - self.out_blocks + 1),
-            padding=(self.narrow.padding[0], (0, 0)),
+            self.unpacked,
+            input_size=(self.unpacked.input_size[0], self.in_blocks),
+            kernel_size=(self.unpacked.kernel_size[0], self.in_blocks - self.out_blocks + 1),
+            padding=(self.unpacked.padding[0], (0, 0)),
         )
 
-    def images(self, x: jax.Array) -> jax.Array:
+    def pack_images(self, x: jax.Array) -> jax.Array:
         """`[N, H, W, C]` to `[N, H, in_blocks, BLOCK * C]`, padding along the width included."""
-        low = self.narrow.padding[1][0]
+        low = self.unpacked.padding[1][0]
         x = _fit(x, low, self.in_blocks * BLOCK)
         return x.reshape(*x.shape[:2], self.in_blocks, BLOCK * x.shape[3])
 
-    def kernel(self, kernel: jax.Array) -> jax.Array:
+    def pack_kernel(self, kernel: jax.Array) -> jax.Array:
         """`[h, w, C, F]` to `[h, w', BLOCK * C, BLOCK * F]`."""
         height, width, channels, features = kernel.shape
         taps = self.spec.kernel_size[1]
@@ -55,22 +59,22 @@ class Widening:
             jnp.pad(kernel, ((0, 0), (v, taps * BLOCK - width - v), (0, 0), (0, 0)))
             for v in range(BLOCK)
         ]
-        wide = jnp.stack(copies, axis=3)
-        return wide.reshape(height, taps, BLOCK * channels, BLOCK * features)
+        packed = jnp.stack(copies, axis=3)
+        return packed.reshape(height, taps, BLOCK * channels, BLOCK * features)
 
-    def conv_kernel_grad(self, gradient: jax.Array, channels: int, features: int) -> jax.Array:
-        """The transpose of `kernel`."""
-        shape = (*self.narrow.kernel_size, channels, features)
+    def unpack_kernel_grad(self, gradient: jax.Array, channels: int, features: int) -> jax.Array:
+        """The transpose of `pack_kernel`, to `[h, w, channels, features]`."""
+        shape = (*self.unpacked.kernel_size, channels, features)
         like = jax.typeof(gradient).update(shape=shape)
-        return jax.linear_transpose(self.kernel, like)(gradient)[0]
+        return jax.linear_transpose(self.pack_kernel, like)(gradient)[0]
 
-    def output(self, y: jax.Array) -> jax.Array:
+    def unpack_output(self, y: jax.Array) -> jax.Array:
         """`[N, H', out_blocks, BLOCK * F]` to `[N, H', W', F]`."""
         y = y.reshape(*y.shape[:2], self.out_blocks * BLOCK, y.shape[3] // BLOCK)
-        return y[:, :, : self.narrow.output_size[1]]
+        return y[:, :, : self.unpacked.output_size[1]]
 
-    def output_gradient(self, dy: jax.Array) -> jax.Array:
-        """The transpose of `output`."""
+    def pack_output_grad(self, dy: jax.Array) -> jax.Array:
+        """The transpose of `unpack_output`."""
         dy = _fit(dy, 0, self.out_blocks * BLOCK)
         return dy.reshape(*dy.shape[:2], self.out_blocks, BLOCK * dy.shape[3])
 

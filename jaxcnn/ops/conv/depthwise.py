@@ -1,4 +1,4 @@
-"""How a depthwise convolution becomes shifted multiply-adds, one for each kernel position."""
+"""A depthwise convolution as shifted multiply-adds, one for each kernel position."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jaxcnn.ops.conv.im2col import shifted
 from jaxcnn.ops.spec import Pads, Pair, height_width
 
 
-def forward(
+def conv_forward(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pads, output_size: Pair
 ) -> jax.Array:
     """The depthwise convolution of `[n, H, W, C]` with `[h, w, 1, C]`."""

@@ -1,4 +1,4 @@
-"""How any dense convolution becomes one matrix product: patches side by side (im2col)."""
+"""The gradient of any dense kernel as one matrix product: patches side by side (im2col)."""
 
 import functools
 
@@ -51,14 +51,6 @@ def side_by_side(parts: list[jax.Array]) -> jax.Array:
         for i, part in enumerate(parts)
     ]
     return functools.reduce(jnp.add, placed)
-
-
-def forward(
-    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pads, output_size: Pair
-) -> jax.Array:
-    """The convolution of `[n, H, W, C]` with `[h, w, C, F]`."""
-    rows = patches(x, (kernel.shape[0], kernel.shape[1]), strides, padding, output_size)
-    return lax.dot_general(rows, kernel.reshape(-1, kernel.shape[3]), (((3,), (0,)), ((), ())))
 
 
 def conv_kernel_grad(

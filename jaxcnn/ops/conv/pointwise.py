@@ -1,4 +1,4 @@
-"""How a 1x1 convolution, with or without a stride, becomes one matrix product over all pixels."""
+"""A 1x1 convolution, with or without a stride, as one matrix product over all pixels."""
 
 from collections.abc import Callable
 
@@ -8,34 +8,29 @@ from jax import lax
 
 from jaxcnn.ops.spec import ConvSpec, Pair
 
-Multiply = Callable[[jax.Array, jax.Array], jax.Array]
+Matmul = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _multiply_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+def _matmul_tn(a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
-def applies(spec: ConvSpec) -> bool:
-    """Whether the convolution is dense, 1x1 and without padding."""
-    return not spec.depthwise and spec.kernel_size == (1, 1) and spec.padding == ((0, 0), (0, 0))
-
-
-def forward(
-    x: jax.Array, kernel: jax.Array, strides: Pair, multiply: Multiply = jnp.matmul
+def conv_forward(
+    x: jax.Array, kernel: jax.Array, strides: Pair, matmul: Matmul = jnp.matmul
 ) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[1, 1, C, F]`."""
     x = x[:, :: strides[0], :: strides[1]]
-    y = multiply(x.reshape(-1, x.shape[3]), kernel[0, 0])
+    y = matmul(x.reshape(-1, x.shape[3]), kernel[0, 0])
     return y.reshape(*x.shape[:3], -1)
 
 
 def conv_input_grad(
-    dy: jax.Array, kernel: jax.Array, spec: ConvSpec, multiply: Multiply = jnp.matmul
+    dy: jax.Array, kernel: jax.Array, spec: ConvSpec, matmul: Matmul = jnp.matmul
 ) -> jax.Array:
-    """The gradient of the input, `[N, H, W, C]`: zero where a stride skips the pixel."""
+    """The gradient of the images, `[N, H, W, C]`: zero where a stride skips the pixel."""
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
     rows = dy.reshape(-1, dy.shape[3]).astype(dtype)
-    dx = multiply(rows, kernel[0, 0].astype(dtype).T).reshape(*dy.shape[:3], -1)
+    dx = matmul(rows, kernel[0, 0].astype(dtype).T).reshape(*dy.shape[:3], -1)
     config = [(0, 0, 0)]
     for n, out, stride in zip(spec.input_size, spec.output_size, spec.strides, strict=True):
         config.append((0, n - (out - 1) * stride - 1, stride - 1))
@@ -43,8 +38,8 @@ def conv_input_grad(
 
 
 def conv_kernel_grad(
-    x: jax.Array, dy: jax.Array, strides: Pair, multiply: Multiply = _multiply_transposed
+    x: jax.Array, dy: jax.Array, strides: Pair, matmul_tn: Matmul = _matmul_tn
 ) -> jax.Array:
-    """The gradient of the kernel, `[1, 1, C, F]`; `multiply` transposes its first operand."""
+    """The gradient of the kernel, `[1, 1, C, F]`; `matmul_tn` transposes its first operand."""
     x = x[:, :: strides[0], :: strides[1]]
-    return multiply(x.reshape(-1, x.shape[3]), dy.reshape(-1, dy.shape[3]))[None, None]
+    return matmul_tn(x.reshape(-1, x.shape[3]), dy.reshape(-1, dy.shape[3]))[None, None]

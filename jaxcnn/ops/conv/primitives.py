@@ -1,4 +1,4 @@
-"""How the convolution and its two gradients behave under JAX's transformations.
+"""The convolution and its two gradients as primitives, for JAX's transformations.
 
 The three are bilinear, and each is the transpose of the others, so declaring them as primitives
 makes every derivative of any order, forward and backward, one of the three. A `custom_vjp` could
@@ -25,21 +25,21 @@ from jaxcnn.ops.spec import ConvSpec
 def _define(
     name: str,
     shape: Callable[[reference.Shape, reference.Shape, ConvSpec], reference.Shape],
-    fast: Callable[..., jax.Array],
-    by_library: Callable[..., jax.Array],
-    on_others: Callable[..., jax.Array],
+    by_xla: Callable[..., jax.Array],
+    by_onednn: Callable[..., jax.Array],
+    elsewhere: Callable[..., jax.Array],
     batched: tuple[bool, bool],
 ) -> Primitive:
-    """A primitive of two arrays and a spec.
+    """Defines a primitive of two arrays and a spec.
 
     Args:
-      name: shown in a jaxpr.
-      shape: of the result, from the shapes of the operands.
-      fast: for the CPU; takes also `shards`, the devices that may share the batch.
-      by_library: for the CPU where oneDNN can be called.
-      on_others: for every other platform.
-      batched: which operands lead with the batch. If the result does too, a further batch axis
-        (`vmap`) of these alone can join it.
+        name: Shown in a jaxpr.
+        shape: Of the result, from the shapes of the operands.
+        by_xla: For the CPU; takes also `shards`, the devices that may share the batch.
+        by_onednn: For the CPU where oneDNN can be called.
+        elsewhere: For every other platform.
+        batched: Which operands lead with the batch. If the result does as well, a further batch
+            axis (`vmap`) of these alone can join it.
     """
     primitive = Primitive(name)
 
@@ -64,24 +64,24 @@ def _define(
             return out.reshape(count, -1, *out.shape[1:]), 0
         out = cpu_or_stock(
             lambda a, b: _one_by_one(functools.partial(primitive.bind, spec=spec), a, b, axes),
-            jax.vmap(lambda a, b: on_others(a, b, spec), axes),
+            jax.vmap(lambda a, b: elsewhere(a, b, spec), axes),
             *operands,
         )
         return out, 0
 
     primitive.def_impl(lambda a, b, *, spec: compiled(spec)(a, b))
     primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, _lowering(fast, by_library, on_others))
+    mlir.register_lowering(primitive, _lowering(by_xla, by_onednn, elsewhere))
     batching.primitive_batchers[primitive] = batch
     return primitive
 
 
 def _lowering(
-    fast: Callable[..., Any],
-    by_library: Callable[..., Any],
-    on_others: Callable[..., Any],
+    by_xla: Callable[..., Any],
+    by_onednn: Callable[..., Any],
+    elsewhere: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """The rule that chooses among three functions when a program is lowered; see `_define`."""
+    """Returns the lowering rule that chooses among three functions; see `_define`."""
 
     def lower(ctx: Any, *operands: Any, spec: ConvSpec) -> Any:
         shards = shards_of(ctx)
@@ -89,11 +89,11 @@ def _lowering(
 
         def on_cpu(*operands: jax.Array) -> Any:
             if called and onednn.handles(*operands[:2]):
-                return by_library(*operands, spec)
-            return fast(*operands, spec, shards)
+                return by_onednn(*operands, spec)
+            return by_xla(*operands, spec, shards)
 
         def choose(*operands: jax.Array) -> Any:
-            return cpu_or_stock(on_cpu, lambda *ops: on_others(*ops, spec), *operands)
+            return cpu_or_stock(on_cpu, lambda *ops: elsewhere(*ops, spec), *operands)
 
         return mlir.lower_fun(choose, multiple_results=len(ctx.avals_out) > 1)(ctx, *operands)
 
@@ -106,7 +106,7 @@ def _one_by_one(
     b: jax.Array,
     axes: tuple[int | None, int | None],
 ) -> jax.Array:
-    """`vmap(function, axes)(a, b)` as a loop: each member gets the fast algorithm."""
+    """`vmap(function, axes)(a, b)` as a loop, so that each member gets the fast algorithm."""
     a_axis, b_axis = axes
     if b_axis is None:
         return lax.map(lambda a: function(a, b), jnp.moveaxis(a, a_axis or 0, 0))
@@ -120,7 +120,7 @@ def _one_by_one(
 def may_call_onednn(ctx: Any) -> bool:
     """Whether the program being lowered may call oneDNN: on one device, and not to be exported.
 
-    XLA cannot divide a call it does not know among devices.
+    XLA cannot divide a custom call among devices.
     """
     exported = ctx.module_context.lowering_parameters.for_export
     return onednn_calls.is_usable() and shards_of(ctx) == 1 and not exported
@@ -140,9 +140,9 @@ def shards_of(ctx: Any) -> int:
 convolution = _define(
     "cnn_convolution",
     reference.output_shape,
-    xla.forward,
-    onednn.forward,
-    reference.convolution,
+    xla.conv_forward,
+    onednn.conv_forward,
+    reference.conv_forward,
     (True, False),
 )
 conv_input_grad = _define(
@@ -184,22 +184,22 @@ def define_composite(
     name: str,
     function: Callable[..., Any],
     abstract: Callable[..., Any],
-    fast: Callable[..., Any] | None = None,
-    by_library: Callable[..., Any] | None = None,
+    by_xla: Callable[..., Any] | None = None,
+    by_onednn: Callable[..., Any] | None = None,
     *,
     several: bool = False,
 ) -> Primitive:
-    """A primitive that is a function of other primitives, but may be computed in another way.
+    """Defines a primitive that is a function of others, but may be computed in another way.
 
     Derivatives and `vmap` are those of the function.
 
     Args:
-      name: shown in a jaxpr.
-      function: of operands, the first two of which are images and a kernel, and a spec.
-      abstract: from abstract operands and a spec to the abstract result, or a list of them.
-      fast: for the CPU; takes also `shards`. If None, nothing but the function is ever computed.
-      by_library: for the CPU where oneDNN can be called.
-      several: whether there is a list of results.
+        name: Shown in a jaxpr.
+        function: Of operands, the first two of which are images and a kernel, and a spec.
+        abstract: From abstract operands and a spec to the abstract result, or a list of them.
+        by_xla: For the CPU; takes also `shards`. If None, the function is computed everywhere.
+        by_onednn: For the CPU where oneDNN can be called.
+        several: Whether there is a list of results.
     """
     primitive = Primitive(name)
     primitive.multiple_results = several
@@ -226,8 +226,8 @@ def define_composite(
     primitive.def_abstract_eval(abstract_results)
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batch
-    if fast and by_library:
-        mlir.register_lowering(primitive, _lowering(fast, by_library, function))
+    if by_xla and by_onednn:
+        mlir.register_lowering(primitive, _lowering(by_xla, by_onednn, function))
     else:
         mlir.register_lowering(
             primitive,

@@ -1,4 +1,4 @@
-"""The convolution and its two gradients in XLA's own operations, and the shapes of all three."""
+"""The convolution and its two gradients as JAX defines them, and the shapes of all three."""
 
 import jax
 from jax import lax
@@ -9,7 +9,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 Shape = tuple[int, ...]
 
 
-def convolution(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+def conv_forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """The convolution of `[N, H, W, C]` with `[h, w, C, F]` (depthwise: `[h, w, 1, C]`)."""
     return lax.conv_general_dilated(
         x,
@@ -23,19 +23,19 @@ def convolution(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def conv_input_grad(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-    """Its gradient with respect to the images."""
+    """The gradient of `conv_forward` with respect to the images, `[N, H, W, C]`."""
     x = jax.typeof(dy).update(shape=input_shape(dy.shape, kernel.shape, spec))
-    return jax.linear_transpose(lambda x: convolution(x, kernel, spec), x)(dy)[0]
+    return jax.linear_transpose(lambda x: conv_forward(x, kernel, spec), x)(dy)[0]
 
 
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    """Its gradient with respect to the kernel."""
+    """The gradient of `conv_forward` with respect to the kernel, `[h, w, C, F]`."""
     kernel = jax.typeof(x).update(shape=kernel_shape(x.shape, dy.shape, spec))
-    return jax.linear_transpose(lambda k: convolution(x, k, spec), kernel)(dy)[0]
+    return jax.linear_transpose(lambda k: conv_forward(x, k, spec), kernel)(dy)[0]
 
 
 def output_shape(x: Shape, kernel: Shape, spec: ConvSpec) -> Shape:
-    """The shape of `convolution`."""
+    """The shape of `conv_forward`."""
     return (x[0], *spec.output_size, kernel[3])
 
 

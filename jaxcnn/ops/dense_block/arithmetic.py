@@ -165,14 +165,14 @@ def totals(pixels: jax.Array, weights: jax.Array | None = None) -> jax.Array:
 def product(pixels: jax.Array, matrix: jax.Array, by_onednn: bool = False) -> jax.Array:
     """`[S, P, C]` times `[C, F]`; by oneDNN `[P, C]`, float32."""
     if by_onednn:
-        return onednn_calls.product(pixels, matrix)
+        return onednn_calls.matmul(pixels, matrix)
     return lax.dot_general(pixels, matrix, (((pixels.ndim - 1,), (0,)), ((), ())))
 
 
 def outer(x: jax.Array, y: jax.Array, by_onednn: bool = False) -> jax.Array:
     """The sum over pixels of x y^T, each device alone: `[S, C, F]`; by oneDNN `[C, F]`, float32."""
     if by_onednn:
-        return onednn_calls.transposed_product(x, y)
+        return onednn_calls.matmul_tn(x, y)
     shards = tuple(range(x.ndim - 2))
     return lax.dot_general(x, y, (((x.ndim - 2,), (x.ndim - 2,)), (shards, shards)))
 

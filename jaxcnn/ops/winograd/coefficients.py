@@ -1,8 +1,33 @@
 """Winograd's algorithms along one axis, as matrices: y = A^T [(G g) * (B^T d)] for each tile.
 
-Toom and Cook's product of two polynomials, transposed: evaluate both at as many points as the
-product has coefficients, multiply, interpolate (Lavin & Gray, arXiv:1509.09308, section 4.1). It
-computes m outputs of a convolution with r taps in m + r - 1 multiplications, not in m r.
+F(m, r) computes m neighboring outputs of a convolution with r taps in m + r - 1 multiplications,
+where the definition takes m r. It is Toom and Cook's product of two polynomials, transposed:
+evaluate both at as many points as the product has coefficients, multiply, interpolate (Lavin &
+Gray, arXiv:1509.09308, section 4.1).
+
+An example, F(2, 3): two outputs of three taps g0, g1, g2 from four inputs d0 .. d3,
+
+    y0 = d0 g0 + d1 g1 + d2 g2
+    y1 = d1 g0 + d2 g1 + d3 g2
+
+take six multiplications by definition, and four so:
+
+    m0 = (d0 - d2) g0                            y0 = m0 + m1 + m2
+    m1 = (d1 + d2) (g0 + g1 + g2) / 2            y1 = m1 - m2 + m3
+    m2 = (d2 - d1) (g0 - g1 + g2) / 2
+    m3 = (d3 - d1) g2
+
+The second factors are the polynomial g0 + g1 p + g2 p^2 at the points p = 0, 1, -1 and infinity
+(where the highest coefficient counts alone), two of them halved. As matrices:
+
+          | 1    0    0  |          | 1   0  -1   0 |
+    G  =  | 1    1    1  |   B^T =  | 0  1/2 1/2  0 |   A^T = | 1  1  1  0 |
+          | 1   -1    1  |          | 0 -1/2 1/2  0 |         | 0  1 -1  1 |
+          | 0    0    1  |          | 0  -1   0   1 |
+
+(The halves may stand in G or in B^T; `f_m_3` has them in B^T, as its G is the plain evaluation.)
+A 3x3 kernel is transformed along both axes, so F(2x2, 3x3) takes 4 x 4 multiplications for 2 x 2
+outputs in place of 36, and F(4x4, 3x3) takes 36 in place of 144.
 """
 
 import functools
@@ -12,25 +37,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Where F(m, 3) evaluates its polynomials; infinity stands for the highest coefficient. For m = 4,
-# 0, 1, -1, 2 and -2 would leave twice the error (1.5e-6 of the norm against 0.7e-6, 64 channels);
-# see Barabasz et al., arXiv:1803.10986, for why.
+# Where F(m, 3) evaluates its polynomials; infinity stands for the highest coefficient. For m = 4
+# the textbook's 0, 1, -1, 2, -2 leave twice the error (Barabasz et al., arXiv:1803.10986, say why).
 POINTS = {
     2: (0.0, 1.0, -1.0, math.inf),
     4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5), math.inf),
 }
-# Those of the two taps that meet every other pixel where the stride is 2.
-_OUTER_POINTS = (0.0, 1.0, -1.0, 2.0, math.inf)
+_F_4_2_POINTS = (0.0, 1.0, -1.0, 2.0, math.inf)
 
 
 class Scheme(NamedTuple):
-    """An algorithm for 3 taps along one axis, or 2, of P points.
+    """The matrices of F(m, r) along one axis, P = m + r - 1.
 
     Attributes:
-      at: A^T, from points to the outputs of a tile, `[outputs, P]`.
-      g: G, from taps to points, `[P, taps]`.
-      bt: B^T, from the inputs that a tile reads to points, `[P, inputs]`.
-      step: inputs from the first of a tile to the first of the next.
+        at: A^T, from points to the outputs of a tile, `[m, P]`.
+        g: G, from taps to points, `[P, r]`.
+        bt: B^T, from the inputs that a tile reads to points, `[P, P]`.
+        step: Inputs from the first of a tile to the first of the next.
     """
 
     at: np.ndarray
@@ -40,13 +63,27 @@ class Scheme(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """Outputs of a tile."""
+        """Outputs of a tile, m."""
         return len(self.at)
 
     @property
     def points(self) -> int:
-        """Multiplications for a tile."""
+        """Multiplications for a tile, P."""
         return len(self.g)
+
+
+class Cost(NamedTuple):
+    """What an algorithm saves, for each image, input channel and output channel.
+
+    Attributes:
+        direct: Multiplications of the convolution as it is defined.
+        winograd: Multiplications of the algorithm, without transforms.
+        matrices: Numbers of the transformed kernel.
+    """
+
+    direct: int
+    winograd: int
+    matrices: int
 
 
 def _toom_cook(
@@ -64,27 +101,27 @@ def _toom_cook(
 
 
 @functools.cache
-def dense(m: int) -> Scheme:
+def f_m_3(m: int) -> Scheme:
     """F(m, 3), stride 1."""
     at, g, bt = _toom_cook(POINTS[m], m, 3)
     return Scheme(at, g, bt, step=m)
 
 
 @functools.cache
-def dense_flipped(m: int) -> Scheme:
-    """`dense` for taps that are transformed as they are and are to be flipped.
+def f_m_3_flipped(m: int) -> Scheme:
+    """F(m, 3) of flipped taps that are transformed as if they were not flipped.
 
     Flipped, a polynomial of 3 coefficients has at 1 / p the value that it had at p, over p^2; at 0
-    that at infinity. So nothing but the points of the other two matrices has to change.
+    that at infinity. So only the points of the other two matrices have to change.
     """
     inverses = [0.0 if p == math.inf else 1 / p if p else math.inf for p in POINTS[m]]
     at, _, bt = _toom_cook(inverses, m, 3)
     factors = [1.0 if p in (0, math.inf) else p**2 for p in inverses]
-    return Scheme(at * factors, dense(m).g, bt, step=m)
+    return Scheme(at * factors, f_m_3(m).g, bt, step=m)
 
 
 @functools.cache
-def outer_taps() -> Scheme:
-    """F(4, 2), for the two taps that meet every other pixel where the stride is 2."""
-    at, g, bt = _toom_cook(_OUTER_POINTS, 4, 2)
+def f_4_2() -> Scheme:
+    """F(4, 2), for the two taps of three that meet every other pixel where the stride is 2."""
+    at, g, bt = _toom_cook(_F_4_2_POINTS, 4, 2)
     return Scheme(at, g, bt, step=4)

@@ -1,16 +1,22 @@
-"""The transforms of Winograd's algorithm: of images, kernels and results, and back.
+"""The transforms of Winograd's algorithms: of images, kernels and results, and back.
 
-A scheme (`schemes`) of P points for height and width makes tiles `[P^2, T, C]`, T of all images in
-a chunk.
+The layout. An image is cut into tiles of m x m outputs; a tile reads P x P inputs, P = m + 2, and
+neighboring tiles overlap by two. `transform_input` makes of `[n, H, W, C]` the array
 
-Every transform goes along one axis after the other, as a sum over all entries of a row of its
-matrix, zeros included: one loop for XLA, which it divides among the cores. Without the zeros each
-row is a loop of its own, and putting them together one more that runs on one core (32x32, 64
-channels: 34 ms against 31 for the whole convolution; 16x16, 128: 24 against 20).
+    [P^2, T, C]    T = n * rows * columns, the tiles of all images of a chunk
 
-Between the two steps the positions stand beside the channels, `[n, rows, columns, P, C]`, or with
-the image, so that a core finds what it reads in its own cache: ResNet-18's step takes 1,165 ms, and
-1,261 if they come first (batch 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, medians of 7).
+whose entry `[i * P + j, t, c]` is point (i, j) of tile t. The kernel becomes `[P^2, C, F]`, so that
+all is left to P^2 matrix products `[T, C] x [C, F]`, and `transform_output` takes their results,
+`[P^2, T, F]`, back to `[n, H', W', F]`.
+
+A transform goes along the height, then along the width, each time as `combine`: a sum over all
+entries of a row of the matrix, zeros included. That is one loop, which XLA divides among the cores;
+without the zeros each row is a loop of its own, and putting them together one more that runs on one
+core.
+
+Between the two steps the points of the height stand beside the channels, `[n, rows, W, P, C]`, so
+that a core finds what it reads in its own cache. If they came first, every core would go through
+all of a chunk once for each point.
 """
 
 import functools
@@ -35,12 +41,19 @@ def tile_counts(output_size: Pair, scheme: Scheme) -> Pair:
 
 
 def combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array:
-    """Sums of the parts of `x` by the rows of a matrix, stacked along a new axis, in one loop.
+    """The product of a matrix and the parts of `x`, along a new axis, in one loop.
 
-    A function of its own for XLA, which would compute it again for every use by the transform that
-    follows: 32x32, 64 channels, forward, 99 in place of 35 ms. Barriers do the same only where
-    `xla_disable_hlo_passes` keeps them.
+    Args:
+        matrix: `[rows, parts]`.
+        split: Makes of `x` one array for each column of the matrix.
+        x: The chunk.
+        axis: Of the result, along which the rows of the matrix lie.
+
+    Returns:
+        An array of the shape of a part, with `rows` inserted at `axis`.
     """
+    # Not inlined: XLA would compute it again for every use by the transform that follows. Barriers
+    # prevent that only where the option `xla_disable_hlo_passes` keeps them.
 
     def combined(array: jax.Array, start: jax.Array | None) -> jax.Array:
         parts = split(x._replace(array=array, start=start))
@@ -60,7 +73,7 @@ def combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array:
 
 
 def parts_along(axis: int, *order: int) -> Split:
-    """Splits an array along an axis, and brings the axes of the parts into an order."""
+    """Returns a function that splits an array along an axis, and orders the axes of the parts."""
 
     def split(x: Chunk) -> list[jax.Array]:
         parts = [lax.index_in_dim(x.array, i, axis, False) for i in range(x.array.shape[axis])]
@@ -76,7 +89,7 @@ def transform_kernel(kernel: jax.Array, scheme: Scheme) -> jax.Array:
     return whole.reshape(-1, *kernel.shape[2:])
 
 
-def transform_kernel_gradient(gradient: jax.Array, scheme: Scheme) -> jax.Array:
+def transform_kernel_grad(gradient: jax.Array, scheme: Scheme) -> jax.Array:
     """The transpose of `transform_kernel`: `[P^2, C, F]` to `[3, 3, C, F]`."""
     whole = gradient.reshape(scheme.points, scheme.points, *gradient.shape[1:])
     half = combine(scheme.g.T, parts_along(1), Chunk.of(whole), 1)
@@ -92,18 +105,29 @@ def entries(
     places: Iterable[int],
     dtype: jnp.dtype,
 ) -> list[jax.Array]:
-    """What lies at places of each tile along an axis: `[..., size, ...]` to `[..., tiles, ...]`.
+    """The entries at some places of every tile along an axis, zeros for what lies outside.
 
-    The first tile begins `low` before the axis, the next a step further on. Zeros for what lies
-    outside are filled in by the loop that reads it; padded before, 32x32, 64 channels take 7.0 in
-    place of 4.9 ms, 4x4, 512 1.1 in place of 0.6.
+    The first tile begins `low` before the axis, the next a step further on. The zeros are filled in
+    by the loop that reads the result: padding the images before would copy them.
+
+    Args:
+        x: The chunk, `[..., size, ...]`.
+        axis: Along which the tiles lie.
+        step: Entries from the first of a tile to the first of the next.
+        tiles: Number of tiles.
+        low: Entries of the first tile that lie before the axis.
+        places: Within a tile, counted from its first entry.
+        dtype: Of the result.
+
+    Returns:
+        An array `[..., tiles, ...]` for each place.
     """
 
     def entry(i: int) -> jax.Array:
         before = min(tiles, max(0, -(-(low - i) // step)))
         first = i + step * before - low
         inside = max(0, min(tiles - before, -(-(x.array.shape[axis] - first) // step)))
-        part = x.every(axis, first, step, inside).astype(dtype)
+        part = x.strided(axis, first, step, inside).astype(dtype)
         config = [(0, 0, 0)] * part.ndim
         config[axis] = (before, tiles - before - inside, 0)
         return lax.pad(part, jnp.zeros((), dtype), config)
@@ -117,11 +141,11 @@ def transform_input(
     """B^T d B of every tile: `[n, H, W, C]` to `[P^2, T, C]` of `dtype`.
 
     Args:
-      x: the images.
-      lows: how far before the images the first tile begins, along height and width.
-      output_size: of the convolution, height and width.
-      scheme: along height and width.
-      dtype: of the tiles.
+        x: Images.
+        lows: How far before the images the first tile begins, along height and width.
+        output_size: Of the convolution, height and width.
+        scheme: Along height and width.
+        dtype: Of the result.
     """
     counts = tile_counts(output_size, scheme)
     return _into_tiles(scheme.bt, x, scheme.step, counts, lows, dtype)
@@ -139,7 +163,7 @@ def transform_output(
     return whole[:, :height, :width]
 
 
-def transform_output_gradient(dy: Chunk, scheme: Scheme, dtype: jnp.dtype) -> jax.Array:
+def transform_output_grad(dy: Chunk, scheme: Scheme, dtype: jnp.dtype) -> jax.Array:
     """The transpose of `transform_output`: `[n, H, W, F]` to `[P^2, T, F]` of `dtype`."""
     counts = tile_counts(height_width(dy.array), scheme)
     return _into_tiles(scheme.at.T, dy, scheme.outputs, counts, (0, 0), dtype)
