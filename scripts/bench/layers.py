@@ -29,6 +29,7 @@ from jaxcnn import ops
 from jaxcnn.ops.chunks import chunk_size, sum_chunks
 from jaxcnn.ops.conv import im2col, kernel_grad_as_conv, onednn, xla
 from jaxcnn.ops.spec import ConvSpec
+from jaxcnn.ops.winograd import stride1
 from jaxcnn.runtime import environment
 
 # Size, input and output channels: ResNet-18's four stages, ResNet-20's three, and a dense layer's.
@@ -65,20 +66,13 @@ def ours(
             chunk_size(x.shape[0], 9 * x[0].nbytes),
         )
 
-    def with_winograd(function: Callable[..., jax.Array], least: int) -> Callable[..., jax.Array]:
-        def run(a: jax.Array, b: jax.Array) -> jax.Array:
-            kept = xla.WINOGRAD_CHANNELS, xla.WINOGRAD_GRADIENT_CHANNELS
-            xla.WINOGRAD_CHANNELS = xla.WINOGRAD_GRADIENT_CHANNELS = least
-            try:
-                return function(a, b, spec)
-            finally:
-                xla.WINOGRAD_CHANNELS, xla.WINOGRAD_GRADIENT_CHANNELS = kept
-
-        return run
-
     functions: dict[str, tuple[Callable[..., jax.Array], jax.Array, jax.Array]] = {
         "forward: stock": (stock, x, kernel),
-        "forward: Winograd": (with_winograd(xla.forward, 1), x, kernel),
+        "forward: Winograd": (
+            lambda x, k: stride1.conv_forward(x, k, spec, xla.MATMULS),
+            x,
+            kernel,
+        ),
         "images: stock": (lambda dy, k: jax.vjp(lambda x: stock(x, k), x)[1](dy)[0], dy, kernel),
         "images: ours": (
             lambda dy, k: xla.conv_input_grad(dy, k, spec),
@@ -87,7 +81,11 @@ def ours(
         ),
         "kernel: stock": (lambda x, dy: jax.vjp(lambda k: stock(x, k), kernel)[1](dy)[0], x, dy),
         "kernel: patches": (patch_gradient, x, dy),
-        "kernel: Winograd": (with_winograd(xla.conv_kernel_grad, 1), x, dy),
+        "kernel: Winograd": (
+            lambda x, dy: stride1.conv_kernel_grad(x, dy, spec, xla.MATMULS),
+            x,
+            dy,
+        ),
         "kernel: exchanged": (
             lambda x, dy: kernel_grad_as_conv.conv_kernel_grad(x, dy, PADDING),
             x,
@@ -96,7 +94,7 @@ def ours(
     }
     if ops.has_onednn():
         by_library = {
-            "forward": (onednn.forward, x, kernel),
+            "forward": (onednn.conv_forward, x, kernel),
             "images": (onednn.conv_input_grad, dy, kernel),
             "kernel": (onednn.conv_kernel_grad, x, dy),
         }
