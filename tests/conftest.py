@@ -16,7 +16,7 @@ from jaxcnn.models.densenet import DenseNet
 from jaxcnn.models.lenet import LeNet
 from jaxcnn.models.mobilenet import MobileNet
 from jaxcnn.models.resnet import ResNet
-from jaxcnn.ops.conv import select
+from jaxcnn.ops.conv import conditions
 from jaxcnn.runtime.compilation import init_compiler_options
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -57,7 +57,7 @@ def random_dataset(train: int = 48, evaluation: int = 20, size: int = 16) -> Dat
 @pytest.fixture(scope="module")
 def winograd_for_few_images():
     """Winograd's algorithm where the kernels' transforms take longer than it saves, too."""
-    with mock.patch.object(select, "WINOGRAD_LEAST_SAVED", 0):
+    with mock.patch.object(conditions, "WINOGRAD_LEAST_SAVED", 0):
         yield
 
 

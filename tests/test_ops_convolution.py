@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxcnn import ops
-from jaxcnn.ops.conv import select, xla
+from jaxcnn.ops.conv import conditions, xla
 from jaxcnn.ops.winograd import stride1, stride2
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
@@ -101,8 +101,8 @@ def test_any_shape_agrees_with_the_definition(data: st.DataObject) -> None:
     winograd = draw(st.sampled_from([1, 128]), "channels from which on Winograd is used")
     case = random_case(batch, size, channels, features, kernel, stride, pads, depthwise)
     with (
-        mock.patch.object(select, "WINOGRAD_CHANNELS", winograd),
-        mock.patch.object(select, "WINOGRAD_KERNEL_GRAD_CHANNELS", winograd),
+        mock.patch.object(conditions, "WINOGRAD_CHANNELS", winograd),
+        mock.patch.object(conditions, "WINOGRAD_KERNEL_GRAD_CHANNELS", winograd),
     ):
         jax.clear_caches()
         result = computed(*case, stride, pads)

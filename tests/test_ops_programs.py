@@ -106,12 +106,12 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     import jax, jax.numpy as jnp, numpy as np, re, sys
     from jax.sharding import NamedSharding, PartitionSpec as P
     from jaxcnn import ops
-    from jaxcnn.ops.conv import select, xla
+    from jaxcnn.ops.conv import conditions, xla
     from jaxcnn.ops.winograd import stride1, stride2
     # Several chunks on each device, and not of equal size.
     xla.chunk_size = stride2.chunk_size = stride1.chunk_size = lambda *_: 2
-    select.WINOGRAD_CHANNELS = select.WINOGRAD_KERNEL_GRAD_CHANNELS = int(sys.argv[1])
-    select.WINOGRAD_LEAST_SAVED = 0
+    conditions.WINOGRAD_CHANNELS = conditions.WINOGRAD_KERNEL_GRAD_CHANNELS = int(sys.argv[1])
+    conditions.WINOGRAD_LEAST_SAVED = 0
 
     def loss(kernels, x):
         plan = ((1, 1), (1, 1), (2, 1), (1, 32), (1, 1))
@@ -147,7 +147,7 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     arguments = (jnp.linspace(-1, 1, 32), kernels[1], inner)
     gradients = jax.grad(normed, (0, 1, 2))
     is_one = "cnn_normalised_gradients" in str(jax.make_jaxpr(gradients)(*arguments))
-    assert is_one == (select.WINOGRAD_CHANNELS <= 32)
+    assert is_one == (conditions.WINOGRAD_CHANNELS <= 32)
     places = (whole, whole, split)
     step = jax.jit(gradients, in_shardings=places, out_shardings=places)
     text = step.lower(*arguments).compile().as_text()

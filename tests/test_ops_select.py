@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jaxcnn.ops.conv import onednn, select, xla
+from jaxcnn.ops.conv import conditions, onednn, select, xla
 from jaxcnn.ops.spec import ConvSpec
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ def test_every_name_of_the_table_is_an_algorithm_and_every_algorithm_stands_in_i
 @pytest.mark.parametrize("operation", ["forward", "input_grad", "kernel_grad"])
 def test_every_row_is_reached_and_the_last_takes_the_rest(operation: str, backend: Any) -> None:
     rows = select.TABLE[backend][operation]
-    left = [select.ConvShape(*shape) for shape in grid(RECORDED["grid"])]
+    left = [conditions.ConvShape(*shape) for shape in grid(RECORDED["grid"])]
     for row in rows:
         taken = [shape for shape in left if row.when.holds(shape)]
         assert taken, row

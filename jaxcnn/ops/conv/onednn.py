@@ -13,7 +13,8 @@ from jax import lax
 
 from jaxcnn.ops import onednn_calls
 from jaxcnn.ops.conv import onednn_kernel_grad, phases, pointwise, xla
-from jaxcnn.ops.conv.select import VECTOR, Plan, select, select_phase
+from jaxcnn.ops.conv.conditions import VECTOR
+from jaxcnn.ops.conv.select import Plan, select, select_phase
 from jaxcnn.ops.spec import ConvSpec, cropped
 from jaxcnn.ops.winograd import stride1, stride2
 

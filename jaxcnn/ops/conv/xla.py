@@ -114,11 +114,10 @@ MATMULS = stride1.Matmuls(jnp.matmul, _matmul_nt, _matmul_tn)
 
 def _direct(x: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int) -> jax.Array:
     dtype = _compute_dtype(x)
+    weights = kernel.astype(dtype)
     images, padding = cropped(x.astype(dtype), spec.padding)
     layout = ("NHWC", "HWIO", "NHWC")
-    y = lax.conv_general_dilated(
-        images, kernel.astype(dtype), spec.strides, padding, dimension_numbers=layout
-    )
+    y = lax.conv_general_dilated(images, weights, spec.strides, padding, dimension_numbers=layout)
     return y.astype(x.dtype)
 
 
@@ -141,7 +140,8 @@ def _images_in_depthwise_chunk(x: jax.Array, shards: int) -> int:
 
 def _pointwise(x: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int) -> jax.Array:
     dtype = _compute_dtype(x)
-    y = pointwise.conv_forward(x.astype(dtype), kernel.astype(dtype), spec.strides)
+    weights = kernel.astype(dtype)
+    y = pointwise.conv_forward(x.astype(dtype), weights, spec.strides)
     return y.astype(x.dtype)
 
 
