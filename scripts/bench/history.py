@@ -7,7 +7,7 @@
 Each version is checked out into a folder of its own, and its own training step is timed (see
 steps.py). A few take turns at a time, for lack of memory, always with the last one: what is
 told of a version is how many times as long as the last one's its step takes. Without arguments: the
-versions of docs/cpu-performance.md.
+versions of docs/cpu-history.md.
 """
 
 import argparse

@@ -232,7 +232,7 @@ def count(root: Path) -> dict[str, Any]:
 
 def table(columns: list[dict[str, Any]]) -> str:
     """Returns the counts in Markdown, a column for each checkout."""
-    keys = [key for key in columns[0] if key != "revision"]
+    keys = [key for key in columns[0] if key not in ("revision", "longest_function_at")]
     head = " | ".join(column["revision"] or "-" for column in columns)
     lines = [f"| | {head} |", "|---|" + "--:|" * len(columns)]
     for key in keys:
