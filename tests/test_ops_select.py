@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from jaxcnn.ops.conv import conditions, onednn, select, xla
 from jaxcnn.ops.spec import ConvSpec
 
 ROOT = Path(__file__).parents[1]
+MEASUREMENTS = ROOT / "docs/algorithm-measurements.md"
 # One character for each convolution of the grid: an index into `plans`.
 RECORDED = json.loads((ROOT / "tests/expected/conv_plans.json").read_text())
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -67,6 +71,23 @@ def test_every_row_is_reached_and_the_last_takes_the_rest(operation: str, backen
         assert taken, row
         left = [shape for shape in left if not row.when.holds(shape)]
     assert not left
+
+
+@pytest.mark.parametrize("table", ["rows", "layers"])
+def test_the_page_shows_the_table(table: str) -> None:
+    command = f"python -m jaxcnn.ops.conv.markdown {table}"
+    printed = subprocess.run(
+        [sys.executable, *command.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    page = (ROOT / "docs/algorithms.md").read_text()
+    assert f"<!-- {command} -->\n{printed}<!-- end -->" in page
+
+
+def test_every_measurement_that_a_row_points_to_has_its_section() -> None:
+    titles = re.findall(r"^## (.*)$", MEASUREMENTS.read_text(), re.MULTILINE)
+    anchors = {title.lower().replace(" ", "-") for title in titles} | {""}
+    tables = itertools.chain(*(table.values() for table in select.TABLE.values()))
+    assert {row.measured for row in itertools.chain(*tables)} <= anchors
 
 
 def record() -> None:

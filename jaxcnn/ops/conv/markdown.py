@@ -1,8 +1,12 @@
 """The table of `select.py` in Markdown, for docs/algorithms.md.
 
-python -m jaxcnn.ops.conv.markdown
+    python -m jaxcnn.ops.conv.markdown rows
+    python -m jaxcnn.ops.conv.markdown layers
+
+The first prints its rows, the second what it selects for layers of the networks.
 """
 
+import sys
 from collections.abc import Iterable
 
 from jaxcnn.ops.conv.select import TABLE, WITHOUT_ONEDNN, Row, select
@@ -60,7 +64,8 @@ def layers_table() -> str:
 def _layer_cells() -> Iterable[tuple[str, ...]]:
     yield "layer", "H, W; kernel; stride; C, F", "forward", "images", "kernel"
     for name, size, kernel, stride, channels, features, depthwise in _LAYERS:
-        pads = ((kernel // 2 if kernel < 5 else 0,) * 2,) * 2
+        pad = 0 if kernel == 5 else kernel // 2  # LeNet does not pad.
+        pads = ((pad, pad), (pad, pad))
         spec = ConvSpec((size, size), (kernel, kernel), (stride, stride), pads, depthwise)
         shape = f"{size}, {size}; {kernel}x{kernel}; {stride}; {channels}, {features}"
         plans = [select(spec, _BATCH, channels, features, b) for b in ("onednn", "xla")]
@@ -73,4 +78,4 @@ def _markdown(cells: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    print(rows_table(), layers_table(), sep="\n\n")
+    print({"rows": rows_table, "layers": layers_table}[sys.argv[1]]())
