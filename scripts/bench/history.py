@@ -5,9 +5,9 @@
     python scripts/bench/history.py --table docs/results/cpu-history.json
 
 Each version is checked out into a folder of its own, and its own training step is timed (see
-steps.py). A few take turns at a time, for lack of memory, always with the last one: what is
-told of a version is how many times as long as the last one's its step takes. Without arguments: the
-versions of docs/cpu-history.md.
+steps.py). A few at a time take turns, because all of them would not fit into memory, and the last
+version is always among them: results are ratios of a version's step time to that of the last one.
+Without arguments: the versions of docs/cpu-history.md.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def main() -> int:
     )
     parser.add_argument("version", nargs="*", default=list(VERSIONS), help="git revisions")
     parser.add_argument("--network", action="append", help="repeatable")
-    parser.add_argument("--rounds", type=int, default=5, help="medians of so many")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of which medians are taken")
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--table", help="prints the table of such a file; measures nothing")
     args = parser.parse_args()

@@ -183,7 +183,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15, help="medians of so many")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of which medians are taken")
     parser.add_argument("--peer", action="append", choices=["torch"], default=[])
     parser.add_argument(
         "--default_options",

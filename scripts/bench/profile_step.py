@@ -3,9 +3,9 @@
     python scripts/bench/profile_step.py --network resnet18 --out docs/results/cpu-profile.json
     python scripts/bench/profile_step.py --table docs/results/cpu-profile.json
 
-XLA's runtime tells JAX's profiler when each operation of a program runs. A moment counts for the
-operation that runs then, of several for the longest, and if none is seen (a loop on other threads)
-for the one that began last. The step is that of steps.py; profiling makes it a little slower.
+XLA's runtime reports to JAX's profiler when each operation of a program runs. A moment is counted
+for the operation that runs then; of several, for the longest; if none is seen (a loop on other
+threads), for the one that began last. The step is that of steps.py, a little slower for profiling.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def kind_of(name: str) -> str:
 
 
 def events_of(folder: Path) -> list[Event]:
-    """Begin and end, in seconds, and name of what the profile in `folder` tells of the CPU."""
+    """Returns (begin, end, name), in seconds, of each CPU event in the profile in `folder`."""
     file = next(folder.rglob("*.xplane.pb"))
     profile = jax.profiler.ProfileData.from_file(str(file))
     return sorted(

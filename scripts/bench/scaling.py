@@ -1,4 +1,4 @@
-"""Measures what docs/scaling.md tells: cost by devices, of the input, and of the calls.
+"""Measures the figures of docs/scaling.md: the cost of devices, of the input, and of calls.
 
 python scripts/bench/scaling.py                     # all of it; writes docs/results/scaling.json
 python scripts/bench/scaling.py --table             # prints the tables of that file, and ends
@@ -162,7 +162,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--networks", nargs="+", help="in place of those of each part")
+    parser.add_argument("--networks", nargs="+", help="instead of those of each part")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--steps", type=int, default=16, help="of a turn, a multiple of 16")

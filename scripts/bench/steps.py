@@ -267,15 +267,19 @@ def main() -> int:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer", action="append", choices=list(CONTENDERS), default=[])
-    parser.add_argument("--rounds", type=int, default=7, help="medians of so many, 5 at least")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds of which medians are taken, at least 5"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--keep_memory",
         action="store_true",
-        help="let the peers, too, keep freed memory between steps, as jaxcnn's program does",
+        help="the peers keep freed memory between steps as well, as jaxcnn does",
     )
     parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--table", nargs="+", help="prints such files as Markdown, no more")
+    parser.add_argument(
+        "--table", nargs="+", help="prints such files as Markdown and measures nothing"
+    )
     args = parser.parse_args()
     if args.table:
         print(markdown(args.table))

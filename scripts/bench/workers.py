@@ -1,8 +1,8 @@
 """One contender of scripts/bench/steps.py: a process that builds a training step and times it.
 
-It is told what to do through its standard input, one JSON line at a time, so that contenders can
-take turns: `{"steps": n}` is answered with the seconds of each step. The step is the whole one:
-gather the batch, crop, flip, normalize, forward, backward, SGD with Nesterov momentum.
+It reads commands from its standard input, one JSON object a line, so that contenders can take
+turns: `{"steps": n}` is answered with the seconds of each step. A step is complete: gather the
+batch, crop, flip, normalize, forward, backward, SGD with Nesterov momentum.
 """
 
 import ctypes

@@ -230,10 +230,22 @@ def reference(base: Version, name: str, keep: Path, data_dir: str) -> tuple[Path
     return folder / "whole", folder / "half"
 
 
-def check(base: Version, here: Version, name: str, keep: Path, data_dir: str) -> dict[str, Any]:
-    """Trains a case with this program, and continues the base's half run; compares both."""
-    whole, half = reference(base, name, keep, data_dir)
-    folder = keep / f"{here.root.name}-{here.revision()}" / name
+def check(
+    here: Version, name: str, runs: tuple[Path, Path], folder: Path, data_dir: str
+) -> dict[str, Any]:
+    """Compares this program with the base in one case.
+
+    Args:
+        here: This program.
+        name: Of the case.
+        runs: The base's uninterrupted run, and the one that was stopped.
+        folder: For this program's runs; emptied first.
+        data_dir: TFDS directory with CIFAR-10.
+
+    Returns:
+        The case's part of the report.
+    """
+    whole, half = runs
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(half, folder / "continued")
 
@@ -276,11 +288,13 @@ def run(options: argparse.Namespace) -> int:
         "jax": metadata.version("jax"),
         "cases": [],
     }
+    own = options.keep / f"{ROOT.name}-{report['here']}"
     for name in options.only or CASES:
+        runs = reference(base, name, options.keep, options.data_dir)
         if options.reference_only:
-            print(*reference(base, name, options.keep, options.data_dir), flush=True)
+            print(*runs, flush=True)
             continue
-        result = check(base, here, name, options.keep, options.data_dir)
+        result = check(here, name, runs, own / name, options.data_dir)
         report["cases"].append(result)
         print(verdict(f"{name}, from the start", result["from_the_start"]))
         step = result["continued"]["from_step"]

@@ -219,7 +219,7 @@ def _equal(result: dict[str, Any]) -> bool:
 def main() -> None:
     """Parses the command line, runs, prints the table and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--kills", type=int, default=25, help="at least so many; 25")
+    parser.add_argument("--kills", type=int, default=25, help="least number of kills; 25")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; 0")
     parser.add_argument("--name", default="run", help="of the run, in the table and the file")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results")

@@ -3,8 +3,8 @@
 python scripts/checks/torture_child.py FAULT COUNT DELAY -- ARGUMENTS OF jaxcnn.main
 
 At the COUNT-th operation of the kind FAULT, the process kills itself before that operation, or
-DELAY seconds after it has begun. Python tells of its own file operations through audit hooks, so
-the program itself is as it is.
+DELAY seconds after it has begun. Python reports its own file operations through audit hooks,
+so the program itself is not modified.
 """
 
 import os
