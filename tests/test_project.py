@@ -119,6 +119,27 @@ def test_the_table_of_kills_in_the_documentation_is_the_one_that_the_results_giv
     assert done.stdout in (ROOT / "docs" / "reliability.md").read_text()
 
 
+def _pages():
+    """All pages of the documentation, README included."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), PACKAGE / "ops/README.md"]
+
+
+def test_every_page_of_the_documentation_is_linked_from_the_readme():
+    text = (ROOT / "README.md").read_text()
+    pages = {str(path.relative_to(ROOT)) for path in _pages()} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([\w/.-]+)\)", text))
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_names_only_files_that_exist(page):
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    missing = [link for link in links if not (page.parent / link).exists()]
+    paths = re.findall(r"\b((?:jaxcnn|scripts|configs|tests)/[\w/]+\.(?:py|sh|md))\b", text)
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+
+
 def test_the_scripts_in_the_readmes_table_exist():
     rows = re.findall(r"^\| (`(?:bench|checks|dev)/.*?) \|", (ROOT / "README.md").read_text(), re.M)
     named = {name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row)}
