@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.config import schema
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -137,7 +139,18 @@ def test_a_page_names_only_files_that_exist(page):
     missing = [link for link in links if not (page.parent / link).exists()]
     paths = re.findall(r"\b((?:jaxcnn|scripts|configs|tests)/[\w/]+\.(?:py|sh|md))\b", text)
     missing += [path for path in paths if not (ROOT / path).exists()]
+    tests = re.findall(r"`(test_\w+\.py)`", text)
+    missing += [name for name in tests if not (ROOT / "tests" / name).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_names_only_keys_of_the_configuration(page):
+    keys = {key for key, _ in schema.walk()}
+    sections = "|".join(sorted({key.partition(".")[0] for key in keys if "." in key}))
+    code = " ".join(re.findall(r"`[^`\n]*`|^    .*$", page.read_text(), re.MULTILINE))
+    found = re.findall(rf"(?<![\w./])(?:--config\.|--)?((?:{sections})\.[a-z_]+)(?![\w(])", code)
+    assert not {key for key in found if not key.endswith(".py")} - keys
 
 
 def test_the_scripts_in_the_readmes_table_exist():
