@@ -91,7 +91,7 @@ def map_chunks(
         arrays: Each `[batch, ...]`.
         size: Images of each shard in a chunk; need not divide the batch.
         shards: Devices over which the batch may be sharded.
-        lazy: Whether the function takes `Chunk`s in place of arrays.
+        lazy: Whether the function takes `Chunk`s instead of arrays.
     """
     function = function if lazy else _of_slices(function)
     return map_and_sum_chunks(lambda *c: (function(*c), None), arrays, size, shards)[0]
@@ -146,7 +146,7 @@ def map_and_sum_chunks(
 
     def step(total: Any, pieces: Any) -> tuple[Any, Any]:
         out, part = run(list(pieces))
-        return _added(total, part), out
+        return _tree_add(total, part), out
 
     head = tuple(
         p[:, : count * size].reshape(shards, count, size, *p.shape[2:]).swapaxes(0, 1)
@@ -161,7 +161,7 @@ def map_and_sum_chunks(
     if rest:
         out, part = run([p[:, count * size :] for p in per_shard])
         outs.append(out)
-        total = _added(total, part)
+        total = _tree_add(total, part)
     whole = jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *outs)
     return jax.tree.map(lambda a: a.reshape(batch, *a.shape[2:]), whole), total
 
@@ -177,7 +177,7 @@ def _scan_one_device(
 
     def step(total: Any, start: jax.Array) -> tuple[Any, Any]:
         out, part = run(start)
-        return _added(total, part), out
+        return _tree_add(total, part), out
 
     total, stacked = lax.scan(
         step, _zeros(function, arrays), size * jnp.arange(count, dtype=jnp.int32)
@@ -186,11 +186,11 @@ def _scan_one_device(
     if rest:
         out, part = run(jnp.int32(count * size), rest)
         outs.append(out)
-        total = _added(total, part)
+        total = _tree_add(total, part)
     return jax.tree.map(lambda *a: jnp.concatenate(a), *outs), total
 
 
-def _added(a: Any, b: Any) -> Any:
+def _tree_add(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
 
 

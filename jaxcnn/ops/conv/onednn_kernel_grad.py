@@ -63,7 +63,7 @@ def patches(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 def shifts(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     """One product of the images, shifted along the width, and `dy`, shifted along the height.
 
-    For a 3x3 kernel that lays out three copies of each in place of nine of the images.
+    For a 3x3 kernel that lays out three copies of each instead of nine of the images.
     """
     x, dy, padding = _float32(x, dy, spec)
     height, width = spec.kernel_size

@@ -116,7 +116,7 @@ TABLE: dict[Backend, dict[str, tuple[Row, ...]]] = {
             Row(
                 "xla.winograd_stride2",
                 when.WINOGRAD_STRIDE2_KERNEL_GRAD,
-                "81 in place of 144 multiplications for 16 outputs",
+                "81 instead of 144 multiplications for 16 outputs",
                 "winograd-stride-2",
             ),
             Row(
@@ -209,7 +209,7 @@ TABLE: dict[Backend, dict[str, tuple[Row, ...]]] = {
             Row(
                 "onednn.depthwise_as_conv",
                 when.DEPTHWISE,
-                "one depthwise convolution in place of a sum of products for each position",
+                "one depthwise convolution instead of a sum of products for each position",
                 "depthwise-kernel-gradient",
             ),
             Row(
@@ -221,7 +221,7 @@ TABLE: dict[Backend, dict[str, tuple[Row, ...]]] = {
             Row(
                 "onednn.winograd_stride2",
                 when.WINOGRAD_STRIDE2_KERNEL_GRAD,
-                "81 in place of 144 multiplications for 16 outputs",
+                "81 instead of 144 multiplications for 16 outputs",
                 "winograd-stride-2",
             ),
             Row(
@@ -233,7 +233,7 @@ TABLE: dict[Backend, dict[str, tuple[Row, ...]]] = {
             Row(
                 "onednn.shifts",
                 when.SHIFTABLE,
-                "h copies of one array and w of the other in place of h w copies",
+                "h copies of one array and w of the other instead of h w copies",
                 "shifts-or-patches",
             ),
             Row("onednn.im2col", when.ALWAYS, "one matrix product of patches", "shifts-or-patches"),

@@ -1,9 +1,9 @@
 """The gradient of 3x3 kernels of stride 2 as matrix products, by Winograd's algorithm.
 
-The outer taps along an axis meet every other pixel: two taps, F(4, 2), five products in place of
+The outer taps along an axis meet every other pixel: two taps, F(4, 2), five products instead of
 eight. The inner tap meets the pixels between, one product for each output. So the nine taps fall
 into four groups: corners, 25 products for 16 outputs; those above and below the center, and those
-beside it, 20 each; the center, 16. That is 81 in place of 144. Products that are added up into the
+beside it, 20 each; the center, 16. That is 81 instead of 144. Products that are added up into the
 same numbers are one matrix product: there are 25 + 5 + 5 + 1 matrices.
 
 The forward pass and the gradient of the images do not gain: each of the 81 would have to be written
