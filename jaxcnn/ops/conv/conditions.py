@@ -20,7 +20,7 @@ WINOGRAD_MOST_LEFT = 1 / 2
 WINOGRAD_STRIDE2_MOST_LEFT = 3 / 5
 
 # Multiplications that have to be saved for each number of the transformed kernel: with fewer, the
-# transform of the kernel costs more. The gradient of stride 2 transforms it only once.
+# transform of the kernel costs more. Stride 2 needs half as many.
 WINOGRAD_LEAST_SAVED = 128
 
 # With more channels times features, a matrix product fills the vector units by itself.
@@ -29,7 +29,7 @@ PACKED_CHANNELS_TIMES_FEATURES = 100
 # Features that fill one of the widest vectors (AVX-512, float32).
 VECTOR = 16
 
-# With fewer channels, patches are as small as shifted images and need no second copy of the output.
+# With fewer channels, all patches of the images are smaller than copies of the output's gradient.
 SHIFTS_CHANNELS = 8
 
 

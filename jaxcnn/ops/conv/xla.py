@@ -105,7 +105,7 @@ def _matmul_nt(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _matmul_tn(a: jax.Array, b: jax.Array) -> jax.Array:
-    # Transposed before the product: Eigen is slow where it has to read the left operand by columns.
+    # Transposed before the product: Eigen is slow with a transposed left operand.
     return jnp.matmul(lax.optimization_barrier(a.swapaxes(-1, -2)), b)
 
 
