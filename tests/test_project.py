@@ -149,7 +149,7 @@ def test_a_page_names_only_keys_of_the_configuration(page):
     keys = {key for key, _ in schema.walk()}
     sections = "|".join(sorted({key.partition(".")[0] for key in keys if "." in key}))
     code = " ".join(re.findall(r"`[^`\n]*`|^    .*$", page.read_text(), re.MULTILINE))
-    found = re.findall(rf"(?<![\w./])(?:--config\.|--)?((?:{sections})\.[a-z_]+)(?![\w(])", code)
+    found = re.findall(rf"(?<![\w./])(?:--config\.|--)?((?:{sections})\.\w++)(?!\()", code)
     assert not {key for key in found if not key.endswith(".py")} - keys
 
 
