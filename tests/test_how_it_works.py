@@ -15,9 +15,10 @@ def scripts():
     """The scripts that draw the pictures and write the tables."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts" / "dev"))
+        import drawing
         import reading_order
         import ways
-    return ways, reading_order
+    return ways, reading_order, drawing
 
 
 def _defines(tree, name):
@@ -58,11 +59,10 @@ def test_a_way_meets_each_room_once_and_boxes_stand_in_their_room(scripts):
 
 
 def test_text_fits_its_box(scripts):
-    ways = scripts[0]
-    for way in ways.WAYS:
+    for way in scripts[0].WAYS:
         for _, steps in way.rooms:
             for step in steps:
-                assert len(ways.textwrap.wrap(step.text, ways.LETTERS)) <= 3, step
+                assert len(scripts[2].lines(step)) <= 3, step
 
 
 def test_the_main_path_is_read_in_an_afternoon(scripts):
