@@ -38,7 +38,9 @@ class Installation:
         (self.wheel,) = wheels.iterdir()
         venv.create(folder / "venv")
         self.bin, self.work = folder / "venv" / "bin", folder / "work"
-        subprocess.run([*pip, "--python", self.bin, "install", *alone, self.wheel], check=True)
+        subprocess.run(
+            [*pip, "--python", self.bin / "python", "install", *alone, self.wheel], check=True
+        )
         # The path of the libraries, without their .pth files, one of which may name a checkout.
         (site,) = (folder / "venv" / "lib").glob("*/site-packages")
         (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
