@@ -11,6 +11,8 @@ import pytest
 from flax import linen as nn
 
 from jaxcnn import ops
+from jaxcnn.config import schema
+from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset, Split
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.models.lenet import LeNet
@@ -52,6 +54,20 @@ def random_dataset(train: int = 48, evaluation: int = 20, size: int = 16) -> Dat
         class_names=tuple("abcdefghij"),
         fingerprint="noise",
     )
+
+
+def small_settings(dataset: Dataset, **train) -> Settings:
+    """Returns settings for batches of 8 of `dataset`; `train` changes values of that section.
+
+    `seed` and `batch_norm` belong to other sections and are taken, too.
+    """
+    config = schema.default_config()
+    config.dataset.name = "noise"
+    config.seed = train.pop("seed", 0)
+    config.model.batch_norm = train.pop("batch_norm", "global")
+    config.augment.crop_padding = 2
+    config.train.update({"batch_size": 8, "eval_batch_size": 10, **train})
+    return Settings.resolve(config, dataset)
 
 
 @pytest.fixture(scope="module")

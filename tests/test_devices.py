@@ -23,11 +23,9 @@ import json, sys
 sys.path[:0] = ["tests"]
 import jax, numpy as np
 from jax import lax
-from conftest import SMALL, random_dataset
-from test_steps import MOMENTS, _optimizer
+from conftest import SMALL, random_dataset, small_settings
+from test_steps import _optimizer
 from jaxcnn import ops
-from jaxcnn.config.settings import Layout
-from jaxcnn.data import augment
 from jaxcnn.ops.conv import xla
 from jaxcnn.runtime import sharding
 from jaxcnn.train.programs import Programs
@@ -37,11 +35,10 @@ if layouts.pop("stock"):
 xla.chunk_size = lambda *_: 3  # chunks that neither the batch nor a device divides by
 dataset = random_dataset(train=256)
 for name, layout in layouts.items():
+    layout = {"batch_size": 64, "eval_batch_size": 16, **layout}
     programs = Programs(
-        model=SMALL[family], optimizer=_optimizer(), pixel_stats=MOMENTS, dataset=dataset,
-        augment=augment.create_augment(crop_padding=2, flip=True), 
-        label_smoothing=0.1, ema_decay=0.0,
-        mesh=sharding.data_mesh(jax.devices()[:devices]), layout=Layout(64, 16, **layout), seed=0,
+        small_settings(dataset, **layout), SMALL[family], _optimizer(), dataset,
+        sharding.data_mesh(jax.devices()[:devices]),
     )
     state = programs.init()
     optimizer_bytes = sum(
@@ -119,7 +116,7 @@ def test_gradients_are_reduced_and_neither_activations_nor_data_are_gathered(fam
     layouts = {"plain": {}, "sharded": {"shard_optimizer": True}}
     if family != "mobilenet":
         layouts |= {"micro": {"grad_accum_steps": 2}, "calls": {"steps_per_call": 2}}
-        layouts |= {"local": {"local_norms": True}}
+        layouts |= {"local": {"batch_norm": "local"}}
     results = facts(family, layouts)
     for name, result in results.items():
         found = collectives(result["hlo"])
@@ -146,7 +143,7 @@ def test_gradients_are_reduced_and_neither_activations_nor_data_are_gathered(fam
 
 
 def test_local_norms_differ_from_global_ones_and_exchange_less_often():
-    layouts = {"global": {}, "local": {"local_norms": True}}
+    layouts = {"global": {}, "local": {"batch_norm": "local"}}
     two = facts("mobilenet", layouts, devices=2, stock=True)
     whole, local = two["global"], two["local"]
     assert local["params"] != pytest.approx(whole["params"], rel=1e-2, abs=1e-3)
@@ -157,7 +154,7 @@ def test_local_norms_differ_from_global_ones_and_exchange_less_often():
 
 @pytest.mark.slow
 def test_on_one_device_local_norms_are_global():
-    layouts = {"global": {}, "local": {"local_norms": True}}
+    layouts = {"global": {}, "local": {"batch_norm": "local"}}
     one = facts("mobilenet", layouts, devices=1, stock=True)
     assert one["global"]["params"] == pytest.approx(one["local"]["params"], rel=1e-6)
     assert one["global"]["means"] == pytest.approx(one["local"]["means"], rel=1e-6)

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from jaxcnn.errors import UserError
-from jaxcnn.runtime import environment
+from jaxcnn.runtime import compilation, environment, memory
 
 FLAG = "--xla_gpu_deterministic_ops=true"
 
@@ -49,7 +49,7 @@ def test_a_chosen_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="cannot write to the compilation cache .*file/cache"):
-        environment.use_compilation_cache()
+        compilation.use_compilation_cache()
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_freed_memory_is_kept_for_the_next_call():
     """
     program = (
         "import resource, statistics, sys\n"
-        "from jaxcnn.runtime import environment\n"
+        "from jaxcnn.runtime import memory\n"
         "if sys.argv[1] == 'kept':\n"
-        "    environment.configure_malloc()\n"
+        "    memory.configure_malloc()\n"
         "import jax, jax.numpy as jnp\n"
         "total = jax.jit(lambda x: (jnp.outer(x, x) @ x).sum())\n"
         "x = jnp.ones(4096)\n"
@@ -101,6 +101,6 @@ def test_what_compiling_leaves_is_given_back_and_compiled_programs_stay():
 
     program = double.lower(1.0).compile()
     assert double(3.0) == 6 and len(traced) == 1
-    environment.release_compile_memory()
+    memory.release_compile_memory()
     assert program(4.0) == 8 and len(traced) == 1
     assert double(5.0) == 10 and len(traced) == 2

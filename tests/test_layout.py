@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL, random_dataset, random_images
+from conftest import SMALL, random_dataset, random_images, small_settings
 from flax import linen as nn
-from test_steps import MOMENTS, _optimizer
+from test_steps import _optimizer
 
 from jaxcnn import models
 from jaxcnn.data import Split, augment
 from jaxcnn.errors import UserError
 from jaxcnn.runtime import sharding
 from jaxcnn.train import feed
-from jaxcnn.train.programs import Layout, Programs
+from jaxcnn.train.programs import Programs
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 
@@ -37,20 +37,11 @@ class Tiny(nn.Module):
         return nn.Dense(10, name="classifier")(nn.relu(x).mean((1, 2)))
 
 
-def _train(model, groups, **layout):
+def _train(model, groups, **train):
     """Trains on the batches of each of `groups`, one after another, and returns the state."""
-    programs = Programs(
-        model=model,
-        optimizer=_optimizer(),
-        augment=augment.create_augment(crop_padding=2, flip=True),
-        pixel_stats=MOMENTS,
-        dataset=random_dataset(),
-        mesh=sharding.data_mesh(),
-        layout=Layout(batch_size=8, eval_batch_size=10, **layout),
-        label_smoothing=0.1,
-        ema_decay=0.0,
-        seed=0,
-    )
+    dataset = random_dataset()
+    settings = small_settings(dataset, label_smoothing=0.1, **train)
+    programs = Programs(settings, model, _optimizer(), dataset, sharding.data_mesh())
     state = programs.init()
     for group in groups:
         for call in programs.calls(group):
@@ -77,7 +68,7 @@ def test_where_calls_of_several_steps_begin_changes_no_bit():
 @pytest.mark.parametrize("layout", [{}, {"grad_accum_steps": 2, "steps_per_call": 4}])
 def test_a_streamed_data_set_gives_the_same_bytes_as_one_on_the_devices(layout):
     resident = _train(Tiny(), [ORDER], **layout)
-    assert _bytes(resident) == _bytes(_train(Tiny(), [ORDER], data_bytes=0, **layout))
+    assert _bytes(resident) == _bytes(_train(Tiny(), [ORDER], data_gigabytes=0.0, **layout))
 
 
 def test_micro_batches_give_the_step_of_the_whole_batch():

@@ -107,7 +107,7 @@ def reference(tmp_path_factory, quick_to_compile):
 
 def test_a_run_leaves_a_complete_folder(reference):
     assert {path.name for path in reference.iterdir()} == {
-        "schema.json",
+        "config.json",
         "environment.json",
         "metrics.jsonl",
         "summary.json",
@@ -135,7 +135,7 @@ def test_a_run_leaves_a_complete_folder(reference):
     sizes = [array.size for name, array in arrays.items() if name.startswith("params/")]
     assert summary["parameters"] == sum(sizes)
     assert "best_epoch" not in summary  # never chosen on the test split
-    resolved = json.loads((reference / "schema.json").read_text())
+    resolved = json.loads((reference / "config.json").read_text())
     assert resolved["model"]["dtype"] == "float32"
     assert resolved["model"]["plain"] is False
     assert resolved["dataset"]["image_shape"] == [16, 16, 3]
@@ -177,8 +177,8 @@ def test_a_signal_during_evaluation_or_a_save_loses_nothing(
             sent.append(signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def evaluate_and_interrupt(programs, state, between):
-        return evaluate(programs, state, lambda count: (interrupt(), between(count)))
+    def evaluate_and_interrupt(programs, state, on_batch):
+        return evaluate(programs, state, lambda count: (interrupt(), on_batch(count)))
 
     def save_and_interrupt(checkpoints, step, state):
         save(checkpoints, step, state)

@@ -12,13 +12,14 @@ from flax import linen as nn
 
 from jaxcnn import ops
 from jaxcnn.config import schema
+from jaxcnn.config.schema import OptimConfig
 from jaxcnn.data import augment
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.runtime.compilation import init_compiler_options
-from jaxcnn.train import fit, metrics, optim
-from jaxcnn.train import step as steps
+from jaxcnn.train import fit, metrics, step
+from jaxcnn.train.optim import create_optimizer
 
 
 class Tiny(nn.Module):
@@ -71,49 +72,42 @@ def _poison(patch, place, value=jnp.nan):
 
     patch.setattr(metrics, "cross_entropy", cross_entropy)
     if place == "data":
-        patch.setattr(augment, "normalize", white)
+        patch.setattr(step, "normalize", white)
 
 
 class _Setting:
     """A compiled step on 40 images, of which 10 are of class BAD and white."""
 
     def __init__(self, max_nonfinite, optimizer="adamw"):
-        self.optimizer = optim.create_optimizer(
+        config = OptimConfig(
             name=optimizer,
             peak_lr=0.01,
-            momentum=0.9,
-            nesterov=True,
-            second_moment=0.999,
             weight_decay=1e-4,
             clip_norm=1.0,
             schedule="constant",
             warmup_epochs=0.0,
-            milestones=(),
-            decay_factor=0.1,
-            epochs=1,
-            steps_per_epoch=1,
         )
+        self.optimizer = create_optimizer(config, epochs=1, steps_per_epoch=1)
         images = random_images(40)
         images[30:] = 255
         labels = np.where(np.arange(40) < 30, np.arange(40) % BAD, BAD).astype(np.int32)
         model = Tiny()
         self.good, self.bad = np.arange(8), np.arange(26, 34)
         self.init = jax.jit(
-            lambda key: steps.create_train_state(
+            lambda key: step.create_train_state(
                 key, model=model, optimizer=self.optimizer, image_shape=(16, 16, 3), ema=True
             ),
             compiler_options=init_compiler_options(),
         )
         self.step = jax.jit(
-            lambda state, indices: steps.train_step(
+            lambda state, indices: step.train_step(
                 state,
                 jax.random.key(1),
                 jnp.asarray(images)[indices],
                 jnp.asarray(labels)[indices],
-                model=model,
+                objective=step.Objective(model, augment.PixelStats((0.5,) * 3, (0.25,) * 3)),
                 optimizer=self.optimizer,
                 augment=augment.create_augment(crop_padding=0, flip=False),
-                pixel_stats=augment.PixelStats((0.5,) * 3, (0.25,) * 3),
                 ema_decay=0.9,
                 max_nonfinite=max_nonfinite,
             )
@@ -133,11 +127,11 @@ def test_a_bad_step_changes_nothing_and_the_clock_stops_before_it(place, monkeyp
     _poison(monkeypatch, place)
     setting = _Setting(max_nonfinite=1)
     before = setting.step(setting.init(jax.random.key(0)), setting.good)
-    assert steps.stopped(before, 1) is None
+    assert step.stopped(before, 1) is None
     after = before
     for indices in (setting.bad, setting.good, setting.bad):  # sent off before anyone looks
         after = setting.step(after, indices)
-    _assert_same(steps.stopped(after, 1), before)
+    _assert_same(step.stopped(after, 1), before)
     assert int(before.step) == 1 and int(before.sums["count"]) == 8
 
 
@@ -145,7 +139,7 @@ def test_an_infinite_loss_counts_as_bad(monkeypatch):
     _poison(monkeypatch, "loss", jnp.inf)
     setting = _Setting(max_nonfinite=1)
     state = setting.step(setting.init(jax.random.key(0)), setting.bad)
-    assert steps.stopped(state, 1) is not None
+    assert step.stopped(state, 1) is not None
 
 
 def test_skipped_steps_are_counted_and_stop_only_several_in_a_row(monkeypatch):
@@ -154,7 +148,7 @@ def test_skipped_steps_are_counted_and_stop_only_several_in_a_row(monkeypatch):
     good, bad = setting.good, setting.bad
     start = setting.step(setting.init(jax.random.key(0)), good)
     state = setting.step(setting.step(start, bad), bad)
-    assert steps.stopped(state, 3) is None
+    assert step.stopped(state, 3) is None
     _assert_same(state, start, but=("step", "nonfinite"))
     assert {name: int(n) for name, n in state.nonfinite.items()} == {"skipped": 2, "in_a_row": 2}
     assert int(state.step) == 3  # the clock goes on, and with it the data
@@ -165,7 +159,7 @@ def test_skipped_steps_are_counted_and_stop_only_several_in_a_row(monkeypatch):
 
     before = setting.step(setting.step(state, bad), bad)
     after = setting.step(setting.step(before, bad), good)
-    _assert_same(steps.stopped(after, 3), before)
+    _assert_same(step.stopped(after, 3), before)
 
 
 def _settings(**train):
@@ -192,10 +186,10 @@ def test_a_run_stops_with_the_step_named_and_may_go_on_skipping(tmp_path, monkey
     for _ in range(2):  # the same command meets the same step again
         with pytest.raises(UserError) as stop:
             fit.fit(_settings(log_every_steps=4), _dataset(), run)
-        step = int(str(stop.value).split("after step ")[1].split(" ")[0])
-        assert f"gradient of step {step + 1} is not finite" in str(stop.value)
+        last = int(str(stop.value).split("after step ")[1].split(" ")[0])
+        assert f"gradient of step {last + 1} is not finite" in str(stop.value)
         assert "continue with train.on_nonfinite=skip" in str(stop.value)
-        assert Checkpoints(run / "checkpoints").latest_step() == step < 6
+        assert Checkpoints(run / "checkpoints").latest_step() == last < 6
 
     fit.fit(_settings(on_nonfinite="skip", max_nonfinite=2), _dataset(), run)
     other = tmp_path / "other"  # which skips from the start

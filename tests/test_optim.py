@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcnn.config.schema import OptimConfig
 from jaxcnn.train import optim
 
 
@@ -44,22 +45,8 @@ def test_constant_stays_and_no_warmup_starts_at_the_peak():
 
 
 def _create(**changes):
-    settings = dict(
-        name="sgd",
-        peak_lr=0.1,
-        momentum=0.9,
-        nesterov=True,
-        second_moment=0.999,
-        weight_decay=0.0,
-        clip_norm=0.0,
-        schedule="constant",
-        warmup_epochs=0.0,
-        milestones=(),
-        decay_factor=0.1,
-        epochs=1,
-        steps_per_epoch=10,
-    )
-    return optim.create_optimizer(**{**settings, **changes})
+    config = OptimConfig(**{"weight_decay": 0.0, "schedule": "constant", **changes})
+    return optim.create_optimizer(config, epochs=1, steps_per_epoch=10)
 
 
 PARAMS = {

@@ -11,11 +11,12 @@ from conftest import random_dataset
 
 from jaxcnn import ops
 from jaxcnn.config import schema
+from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run.observers import Observer
 from jaxcnn.runtime import launch, memory
-from jaxcnn.train import fit
+from jaxcnn.train import capacity, fit
 from jaxcnn.train.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -77,13 +78,20 @@ def test_a_step_that_cannot_fit_is_refused_with_what_would(settings, tmp_path, m
     assert "\n" not in message
 
 
-def test_recomputing_is_proposed_where_it_helps():
-    train = {"batch_size": 128, "grad_accum_steps": 1, "remat": False, "shard_optimizer": False}
-    helps = [("resnet18", {}, True), ("lenet", {}, False), ("densenet40_k12", {}, False)]
-    for name, fields, expected in [*helps, ("densenet40_k12", {"drop_rate": 0.2}, True)]:
-        model = {"name": name, "dtype": "float32", **fields}
-        words = memory.remedy(None, {"train": train, "model": model}, 1, None)
-        assert ("train.remat=True" in words) == expected, name
+@pytest.mark.parametrize(
+    ("name", "drop_rate", "helps"),
+    [
+        ("resnet18", None, True),
+        ("lenet", None, False),
+        ("densenet40_k12", None, False),
+        ("densenet40_k12", 0.2, True),
+    ],
+)
+def test_recomputing_is_proposed_where_it_helps(name, drop_rate, helps):
+    config = schema.default_config()
+    config.model.name, config.model.drop_rate = name, drop_rate
+    settings = Settings.resolve(config, random_dataset(train=128))
+    assert ("train.remat=True" in capacity.remedy(settings, devices=1)) == helps
 
 
 def test_a_device_that_runs_out_of_memory_is_told_in_one_line(settings, tmp_path, monkeypatch):

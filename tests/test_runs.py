@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxcnn import ops, plots
 from jaxcnn.config import schema
-from jaxcnn.config import settings as resolve
+from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate import run as runs
@@ -140,7 +140,7 @@ def test_curves_wait_until_they_cost_little(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(path.name))
     clock = iter([0.0, 1.0, 2.0, 50.0, 52.0, 53.0, 54.0, 54.5])
     monkeypatch.setattr(run_plots.time, "monotonic", lambda: next(clock))
-    pictures = run_plots.RunPlots(RunDir(finished), Run(finished).config, print, tmp_path)
+    pictures = run_plots.RunPlots(RunDir(finished), Run(finished).settings, print, tmp_path)
     pictures.epoch({"epoch": 1}, 4)  # from 0 s to 1 s: the next one can be at 51 s
     pictures.epoch({"epoch": 2}, 4)  # at 2 s
     pictures.epoch({"epoch": 3}, 4)  # at 50 s
@@ -319,4 +319,5 @@ def test_a_missing_tensorboard_library_is_named_before_anything_is_compiled(
 
 def test_the_network_of_a_run_is_that_of_its_config(finished):
     run = Run(finished)
-    assert run.model == resolve.model_of(json.loads((finished / "config.json").read_text()))
+    assert run.settings == Settings.from_json(json.loads((finished / "config.json").read_text()))
+    assert run.model == run.settings.create_model()

@@ -6,18 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, SMALL, random_dataset, random_images
+from conftest import FAMILIES, SMALL, random_dataset, random_images, small_settings
 
 from jaxcnn.data import augment
 from jaxcnn.runtime import sharding
 from jaxcnn.runtime.compilation import init_compiler_options
 from jaxcnn.train import metrics, optim
-from jaxcnn.train import step as steps
-from jaxcnn.train.programs import Layout, Programs
+from jaxcnn.train.programs import Programs
+from jaxcnn.train.step import (
+    Objective,
+    _all_finite,
+    create_train_state,
+    evaluated_variables,
+    train_step,
+)
 
 pytestmark = pytest.mark.usefixtures("stock_convolutions")
 
-MOMENTS = augment.PixelStats((0.5,) * 3, (0.25,) * 3)
+PIXEL_STATS = augment.PixelStats((0.5,) * 3, (0.25,) * 3)
 NO_AUGMENT = augment.create_augment(crop_padding=0, flip=False)
 
 
@@ -25,19 +31,9 @@ def _optimizer(peak_lr=0.05):
     return optim.constant_sgd(peak_lr)
 
 
-def _programs(dataset, *, model=SMALL["resnet"], eval_batch_size=10, ema_decay=0.0, seed=0):
-    return Programs(
-        model=model,
-        optimizer=_optimizer(),
-        augment=augment.create_augment(crop_padding=2, flip=True),
-        pixel_stats=MOMENTS,
-        dataset=dataset,
-        mesh=sharding.data_mesh(),
-        layout=Layout(batch_size=8, eval_batch_size=eval_batch_size),
-        label_smoothing=0.1,
-        ema_decay=ema_decay,
-        seed=seed,
-    )
+def _programs(dataset, *, model=SMALL["resnet"], **settings):
+    settings = small_settings(dataset, **settings)
+    return Programs(settings, model, _optimizer(), dataset, sharding.data_mesh())
 
 
 def _train(programs, state, first):
@@ -50,20 +46,21 @@ def _train(programs, state, first):
 def test_each_family_memorises_16_images(name):
     model, optimizer = SMALL[name], _optimizer(peak_lr=0.01)
     images, labels = jnp.asarray(random_images(16)), jnp.arange(16) % 10
-    settings = dict(model=model, optimizer=optimizer)
     state = jax.jit(
-        lambda key: steps.create_train_state(key, **settings, image_shape=(16, 16, 3)),
+        lambda key: create_train_state(
+            key, model=model, optimizer=optimizer, image_shape=(16, 16, 3)
+        ),
         compiler_options=init_compiler_options(),
     )(jax.random.key(0))
     step = jax.jit(
-        lambda state: steps.train_step(
+        lambda state: train_step(
             state,
             jax.random.key(1),
             images,
             labels,
-            **settings,
+            objective=Objective(model, PIXEL_STATS),
+            optimizer=optimizer,
             augment=NO_AUGMENT,
-            pixel_stats=MOMENTS,
         )
     )
     for _ in range(400):
@@ -120,7 +117,7 @@ def test_averaged_weights_follow_their_recurrence_and_are_the_ones_evaluated(dat
     for index in range(3):
         state = _train(programs, state, 8 * index)
         expected = 0.75 * expected + 0.25 * np.asarray(state.params["stem_conv"]["kernel"])
-    averaged = steps.evaluated_variables(state)["params"]["stem_conv"]["kernel"]
+    averaged = evaluated_variables(state)["params"]["stem_conv"]["kernel"]
     np.testing.assert_allclose(averaged, expected, rtol=1e-5)
     assert not np.allclose(averaged, state.params["stem_conv"]["kernel"])
 
@@ -158,8 +155,8 @@ def test_another_batch_size_than_the_compiled_one_is_an_error():
 def test_numbers_that_are_not_finite_are_found_in_arrays_of_any_size(devices):
     tree = {"large": np.ones((300, 300), np.float32), "small": np.ones(3, np.float32)}
     tree["none"] = np.float32(1)
-    assert steps._all_finite(tree, devices)
+    assert _all_finite(tree, devices)
     for name, bad in itertools.product(tree, (np.nan, np.inf, -np.inf)):
         broken = np.array(tree[name])
         broken.flat[-1] = bad
-        assert not steps._all_finite({**tree, name: broken}, devices), (name, bad)
+        assert not _all_finite({**tree, name: broken}, devices), (name, bad)

@@ -14,11 +14,13 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from jaxcnn.config import files, schema
+from jaxcnn.commands.console import warn
+from jaxcnn.config import compat, files, schema
 from jaxcnn.errors import UserError
 
-_SECTIONS = "|".join(section for section in schema.FIELDS if section)
-_TOP_LEVEL = "|".join(schema.FIELDS[""])
+_KEYS = [key for key, _ in schema.walk()]
+_SECTIONS = "|".join(dict.fromkeys(key.partition(".")[0] for key in _KEYS if "." in key))
+_TOP_LEVEL = "|".join(key for key in _KEYS if "." not in key)
 _KEY = re.compile(rf"(--?)(no)?((?:{_SECTIONS})\.|(?:{_TOP_LEVEL})(?:=|$))")
 
 
@@ -52,6 +54,7 @@ def parse(arguments: Sequence[str], values: flags.FlagValues) -> Parsed:
         path = files.find(source) if source else ""
     except UserError as error:
         raise UserError(f"--config={error}") from None
+    others = [_rename(argument) for argument in others]
     argv = ["jaxcnn", *([f"--config={path}"] if path else []), *map(_lengthen, others)]
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     file = path.partition(":")[0]
@@ -98,17 +101,26 @@ def _lengthen(argument: str) -> str:
     return _KEY.sub(r"\1\2config.\3", argument) if _KEY.match(argument) else argument
 
 
+def _rename(argument: str) -> str:
+    """Returns `argument` with a key's current name in place of an old one, and says so."""
+    for old, current in compat.RENAMED.items():
+        if found := re.match(rf"--?(?:config\.)?{re.escape(old)}(?==|$)", argument):
+            flag = found[0].removesuffix(old) + current
+            warn(f"note: {found[0]} is now called {flag}")
+            return flag + argument[found.end() :]
+    return argument
+
+
 def _explain(arguments: Sequence[str], file: str, error: Exception) -> str:
     """Returns what is wrong with the flags, or with the configuration file, in one line."""
-    keys = [key for key, _ in schema.walk()]
     for argument in arguments:
         found = re.match(r"--?(config\.)([\w.]+)(?:=(.*))?$", _lengthen(argument))
         if not found:
             continue
         _, key, value = found.groups()
         given = argument.partition("=")[0]
-        if key not in keys:
-            close = difflib.get_close_matches(key, keys, n=1)
+        if key not in _KEYS:
+            close = difflib.get_close_matches(key, _KEYS, n=1)
             hint = f"did you mean {close[0]}?" if close else "see --help for all keys"
             return f"{given} is not a key of the configuration: {hint}"
         if f"--config.{key}={value}" in str(error):

@@ -15,10 +15,11 @@ from absl import app, flags, logging
 
 from jaxcnn import data
 from jaxcnn.commands import config_flag, named
-from jaxcnn.config import schema, settings
+from jaxcnn.config import schema
+from jaxcnn.config.settings import check_network
 from jaxcnn.errors import UserError
 from jaxcnn.run import observers
-from jaxcnn.runtime import distributed, environment
+from jaxcnn.runtime import compilation, distributed, environment, memory
 from jaxcnn.train import fit
 
 _WORKDIR = flags.DEFINE_string(
@@ -66,12 +67,12 @@ def _train(given: config_flag.Parsed) -> None:
     logging.set_verbosity(logging.FATAL)
     config = given.config
     schema.validate(config)
-    settings.check_network(config)  # before data is looked for, which may be a long download
+    check_network(config)  # before data is looked for, which may be a long download
     workdir = Path(_WORKDIR.value or default_workdir(given.source))
-    environment.configure_malloc()
+    memory.configure_malloc()
     if config.train.deterministic:
         environment.use_deterministic_operations()
-    environment.use_compilation_cache()
+    compilation.use_compilation_cache()
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     report = observers.create_reporter() if distributed.is_process_0() else observers.Observer()
     dataset = distributed.process_0_first(lambda: data.load(**config.dataset))

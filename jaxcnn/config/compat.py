@@ -1,11 +1,25 @@
-"""Whether two configurations are those of one run: what may change between two of its starts."""
+"""What older configurations mean today, and whether two configurations belong to the same run.
+
+A run folder may be years old. Its config.json is read through `upgrade`, which gives renamed keys
+their current names and missing ones the value that was in force before they existed. To rename a
+key, add it to `RENAMED`; to add one, give the value without its effect in `ADDED`.
+"""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
-# None of these has a part in the numbers, as long as they are finite.
+RENAMED = {
+    "train.accumulate": "train.grad_accum_steps",
+    "train.log_steps": "train.log_every_steps",
+}
+"""Current dotted key by old one."""
+
+ADDED: dict[str, Any] = {}
+"""Dotted keys that older config.json files lack, with the value that was in force then."""
+
+# These do not influence the numbers, as long as they are finite.
 _FREE = (
     "dataset.data_dir",
     "train.log_every_steps",
@@ -23,10 +37,22 @@ _EPOCHS = "train.epochs"
 MAY_CHANGE = f"what may change: {', '.join(_FREE)}, and {_EPOCHS} upwards"
 
 
+def upgrade(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of a config.json of any version with today's keys."""
+    upgraded: dict[str, Any] = {}
+    for key, value in _leaves(config):
+        _put(upgraded, RENAMED.get(key, key), value)
+    present = {key for key, _ in _leaves(upgraded)}
+    for key, value in ADDED.items():
+        if key not in present:
+            _put(upgraded, key, value)
+    return upgraded
+
+
 def refusals(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Returns why `new` cannot continue a run that was begun with `old`, a phrase for each key."""
     found = []
-    for key, before, after in differences(old, new):
+    for key, before, after in differences(upgrade(old), upgrade(new)):
         if key in _FREE or (key == _EPOCHS and after > before):
             continue
         rise = " and may only rise" if key == _EPOCHS else ""
@@ -35,8 +61,18 @@ def refusals(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def fingerprint(config: dict[str, Any]) -> str:
-    """Returns the SHA-256 of all that may not change."""
-    fixed = sorted(item for item in _leaves(config) if item[0] not in (*_FREE, _EPOCHS))
+    """Returns the SHA-256 of all values that may not change, which every checkpoint carries.
+
+    Checkpoints of older versions carry it, too, so it must not depend on the version: keys count
+    under the names that they had at first, and a key that was added later counts only where its
+    value differs from the one that was in force before.
+    """
+    first_names = {current: old for old, current in RENAMED.items()}
+    fixed = sorted(
+        (first_names.get(key, key), value)
+        for key, value in _leaves(upgrade(config))
+        if key not in (*_FREE, _EPOCHS) and not (key in ADDED and value == ADDED[key])
+    )
     return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
 
@@ -56,3 +92,10 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[last] = value

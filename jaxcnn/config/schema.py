@@ -1,188 +1,215 @@
-"""Every hyper-parameter once: its default, what is allowed, its unit and its reason.
+"""Every hyper-parameter once: its type, default, what is allowed, its unit and its reason.
 
-A section is the keyword arguments of one function: `dataset` of `data.load`, `augment` of
-`create_augment`, `model` of `models.create`, `optim` of `create_optimizer`; `train` is the loop's
-own.
-Files in configs/ start from `default_config` and override a few values.
+Each section is a frozen dataclass. The declaration of a field gives the default of the
+configuration that users edit (`default_config`), its check (`validate`), its line of `--help`
+(`describe`) and the typed value that the program reads (`config.settings.Settings`).
 """
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from ml_collections import config_dict
 
+from jaxcnn.config import compat
+from jaxcnn.config.declare import (
+    ANY,
+    FRACTIONS,
+    POSITIVE,
+    TEXT,
+    Setting,
+    at_least,
+    between,
+    one_of,
+    setting,
+)
 from jaxcnn.errors import UserError
 
 
-class Check(NamedTuple):
-    """What a value must be: a test and the same in words."""
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which data: keyword arguments of `data.load`."""
 
-    accepts: Callable[[Any], bool]
-    words: str
-
-
-class Field(NamedTuple):
-    """One hyper-parameter; a default that is a type means "unset", with values of that type."""
-
-    default: Any
-    check: Check
-    help: str
+    name: str = setting("cifar10", TEXT, "digits (embedded), cifar10, cifar100 or another TFDS set")
+    data_dir: str = setting("", ANY, "TFDS directory; empty: $TFDS_DATA_DIR, then TFDS's default")
+    train_split: str = setting("train", TEXT, "TFDS split to train on, such as train[:45000]")
+    eval_split: str = setting("test", TEXT, "TFDS split to evaluate on, such as train[45000:]")
 
 
-def _at_least(low: float) -> Check:
-    return Check(lambda v: low <= v < math.inf, f"at least {low}")
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to training images: keyword arguments of `create_augment`."""
+
+    crop_padding: int = setting(
+        4, at_least(0), "pixels of padding before a random crop (He et al. 2015, sec. 4.2)"
+    )
+    flip: bool = setting(True, ANY, "mirror half of the images, left to right")
 
 
-def _between(low: float, high: float) -> Check:
-    """From `low` on, below `high`."""
-    return Check(lambda v: low <= v < high, f"at least {low} and below {high}")
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: arguments of `models.create`; an option that is unset is the network's own."""
+
+    name: str = setting("mobilenet", TEXT, "a network, see jaxcnn.models")
+    dtype: str = setting(
+        "auto",
+        one_of("auto", "float32", "bfloat16"),
+        "compute dtype; auto: bfloat16 on GPU and TPU, float32 on the CPU",
+    )
+    batch_norm: str = setting(
+        "global",
+        one_of("global", "local"),
+        "statistics over the whole batch, or over each device's part, which needs no exchange "
+        "but depends on the number of devices",
+    )
+    plain: bool | None = setting(bool, ANY, "ResNet without shortcuts")
+    width: float | None = setting(float, POSITIVE, "MobileNet width multiplier")
+    growth_rate: int | None = setting(int, at_least(1), "DenseNet: new channels of each layer")
+    bn_size: int | None = setting(
+        int, at_least(0), "DenseNet: bottleneck channels over growth_rate"
+    )
+    drop_rate: float | None = setting(
+        float, between(0, 1), "DenseNet: dropout after each 3x3 convolution"
+    )
 
 
-def _one_of(*names: str) -> Check:
-    return Check(lambda v: v in names, "one of " + ", ".join(names))
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and its learning-rate schedule, see `create_optimizer`."""
+
+    name: str = setting("sgd", one_of("sgd", "adamw"), "optimizer")
+    peak_lr: float = setting(0.1, POSITIVE, "learning rate after warm-up; not scaled by batch size")
+    momentum: float = setting(0.9, between(0, 1), "momentum of SGD, first-moment decay of AdamW")
+    nesterov: bool = setting(True, ANY, "Nesterov's momentum (SGD only)")
+    second_moment: float = setting(0.999, between(0, 1), "second-moment decay (AdamW only)")
+    weight_decay: float = setting(
+        5e-4, at_least(0), "of kernels only; an L2 gradient for sgd, decoupled for adamw"
+    )
+    clip_norm: float = setting(0.0, at_least(0), "largest global norm of the gradient; 0: any")
+    schedule: str = setting("cosine", one_of("cosine", "multistep", "constant"), "after warm-up")
+    warmup_epochs: float = setting(1.0, at_least(0), "epochs of linear rise")
+    milestones: tuple[float, ...] = setting(
+        (0.5, 0.75), FRACTIONS, "multistep: fractions of the training at which the rate falls"
+    )
+    decay_factor: float = setting(0.1, between(0, 1), "multistep: the rate is multiplied by this")
 
 
-_ANY = Check(lambda v: True, "any")
-_TEXT = Check(bool, "not empty")
-_POSITIVE = Check(lambda v: 0 < v < math.inf, "above 0")
-_FRACTIONS = Check(
-    lambda v: all(isinstance(x, float) and 0 < x < 1 for x in v) and list(v) == sorted(set(v)),
-    "fractions between 0 and 1, rising, such as (0.5,0.75)",
-)
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
 
-FIELDS: dict[str, dict[str, Field]] = {
-    "": {
-        "seed": Field(
-            0, _between(0, 2**32), "seed of initial values, batch order, augmentation and dropout"
-        ),
-    },
-    "dataset": {
-        "name": Field("cifar10", _TEXT, "digits (embedded), cifar10, cifar100 or another TFDS set"),
-        "data_dir": Field("", _ANY, "TFDS directory; empty: $TFDS_DATA_DIR, then TFDS's default"),
-        "train_split": Field("train", _TEXT, "TFDS split to train on, such as train[:45000]"),
-        "eval_split": Field("test", _TEXT, "TFDS split to evaluate on, such as train[45000:]"),
-    },
-    "augment": {
-        "crop_padding": Field(
-            4, _at_least(0), "pixels of padding before a random crop (He et al. 2015, sec. 4.2)"
-        ),
-        "flip": Field(True, _ANY, "mirror half of the images, left to right"),
-    },
-    "model": {
-        "name": Field("mobilenet", _TEXT, "a network, see jaxcnn.models"),
-        "dtype": Field(
-            "auto",
-            _one_of("auto", "float32", "bfloat16"),
-            "compute dtype; auto: bfloat16 on GPU and TPU, float32 on the CPU",
-        ),
-        "batch_norm": Field(
-            "global",
-            _one_of("global", "local"),
-            "statistics over the whole batch, or over each device's part, which needs no exchange "
-            "but depends on the number of devices",
-        ),
-        "plain": Field(bool, _ANY, "ResNet without shortcuts"),
-        "width": Field(float, _POSITIVE, "MobileNet width multiplier"),
-        "growth_rate": Field(int, _at_least(1), "DenseNet: new channels of each layer"),
-        "bn_size": Field(int, _at_least(0), "DenseNet: bottleneck channels over growth_rate"),
-        "drop_rate": Field(float, _between(0, 1), "DenseNet: dropout after each 3x3 convolution"),
-    },
-    "optim": {
-        "name": Field("sgd", _one_of("sgd", "adamw"), "optimizer"),
-        "peak_lr": Field(0.1, _POSITIVE, "learning rate after warm-up; not scaled by batch size"),
-        "momentum": Field(0.9, _between(0, 1), "momentum of SGD, first-moment decay of AdamW"),
-        "nesterov": Field(True, _ANY, "Nesterov's momentum (SGD only)"),
-        "second_moment": Field(0.999, _between(0, 1), "second-moment decay (AdamW only)"),
-        "weight_decay": Field(
-            5e-4, _at_least(0), "of kernels only; an L2 gradient for sgd, decoupled for adamw"
-        ),
-        "clip_norm": Field(0.0, _at_least(0), "largest global norm of the gradient; 0: any"),
-        "schedule": Field("cosine", _one_of("cosine", "multistep", "constant"), "after warm-up"),
-        "warmup_epochs": Field(1.0, _at_least(0), "epochs of linear rise"),
-        "milestones": Field(
-            (0.5, 0.75), _FRACTIONS, "multistep: fractions of the training at which the rate falls"
-        ),
-        "decay_factor": Field(0.1, _between(0, 1), "multistep: the rate is multiplied by this"),
-    },
-    "train": {
-        "epochs": Field(30, _at_least(1), "passes over the training split"),
-        "batch_size": Field(128, _at_least(1), "images of a step, over all devices"),
-        "eval_batch_size": Field(512, _at_least(1), "images of an evaluation step"),
-        "grad_accum_steps": Field(
-            1, _at_least(1), "micro-batches of a step, one after another: less memory, more time"
-        ),
-        "remat": Field(
-            False, _ANY, "recompute each block in the backward pass: less memory, more time"
-        ),
-        "shard_optimizer": Field(
-            False, _ANY, "each device keeps a part of the optimizer's state (ZeRO, stage 1)"
-        ),
-        "steps_per_call": Field(
-            0, _at_least(0), "steps of one compiled call; 0: what suits the platform"
-        ),
-        "data_gigabytes": Field(
-            2.0,
-            _at_least(0),
-            "the data set lies on each device if it takes at most this (GB of 1e9 bytes), else it "
-            "is streamed from host memory",
-        ),
-        "label_smoothing": Field(
-            0.1, _between(0, 1), "probability spread over all classes (arXiv:1512.00567, sec. 7)"
-        ),
-        "ema_decay": Field(
-            0.0, _between(0, 1), "decay of the averaged weights that are evaluated; 0: none"
-        ),
-        "log_every_steps": Field(
-            10, _at_least(1), "steps between two looks at the device's metrics"
-        ),
-        "checkpoint_minutes": Field(10.0, _POSITIVE, "at most so long between two checkpoints"),
-        "keep_checkpoints": Field(2, _at_least(1), "newest checkpoints that are kept"),
-        "plots": Field(True, _ANY, "draw pictures into the run folder's plots/"),
-        "tensorboard": Field(
-            False, _ANY, "write TensorBoard's event files; needs the extra tensorboard"
-        ),
-        "on_nonfinite": Field(
-            "stop",
-            _one_of("stop", "skip"),
-            "what a step with an infinite or undefined loss or gradient does: end the run with the "
-            "state before it saved, or change nothing and count as skipped",
-        ),
-        "max_nonfinite": Field(
-            10, _at_least(1), "skip: so many such steps in a row end the run all the same"
-        ),
-        "deterministic": Field(
-            False,
-            _ANY,
-            "the same bytes from every run on a GPU too, slower; a CPU always gives them",
-        ),
-    },
-}
+    epochs: int = setting(30, at_least(1), "passes over the training split")
+    batch_size: int = setting(128, at_least(1), "images of a step, over all devices")
+    eval_batch_size: int = setting(512, at_least(1), "images of an evaluation step")
+    grad_accum_steps: int = setting(
+        1, at_least(1), "micro-batches of a step, one after another: less memory, more time"
+    )
+    remat: bool = setting(
+        False, ANY, "recompute each block in the backward pass: less memory, more time"
+    )
+    shard_optimizer: bool = setting(
+        False, ANY, "each device keeps a part of the optimizer's state (ZeRO, stage 1)"
+    )
+    steps_per_call: int = setting(
+        0, at_least(0), "steps of one compiled call; 0: what suits the platform"
+    )
+    data_gigabytes: float = setting(
+        2.0,
+        at_least(0),
+        "the data set lies on each device if it takes at most this (GB of 1e9 bytes), else it "
+        "is streamed from host memory",
+    )
+    label_smoothing: float = setting(
+        0.1, between(0, 1), "probability spread over all classes (arXiv:1512.00567, sec. 7)"
+    )
+    ema_decay: float = setting(
+        0.0, between(0, 1), "decay of the averaged weights that are evaluated; 0: none"
+    )
+    log_every_steps: int = setting(
+        10, at_least(1), "steps between two looks at the device's metrics"
+    )
+    checkpoint_minutes: float = setting(10.0, POSITIVE, "at most so long between two checkpoints")
+    keep_checkpoints: int = setting(2, at_least(1), "newest checkpoints that are kept")
+    plots: bool = setting(True, ANY, "draw pictures into the run folder's plots/")
+    tensorboard: bool = setting(
+        False, ANY, "write TensorBoard's event files; needs the extra tensorboard"
+    )
+    on_nonfinite: str = setting(
+        "stop",
+        one_of("stop", "skip"),
+        "what a step with an infinite or undefined loss or gradient does: end the run with the "
+        "state before it saved, or change nothing and count as skipped",
+    )
+    max_nonfinite: int = setting(
+        10, at_least(1), "skip: so many such steps in a row end the run all the same"
+    )
+    deterministic: bool = setting(
+        False, ANY, "the same bytes from every run on a GPU too, slower; a CPU always gives them"
+    )
 
-# Sets whose classes do not survive mirroring (a 2 is no 5), with a gentler crop for digits, which
-# fill the frame.
+
+@dataclass(frozen=True)
+class Config:
+    """All values that a user may set."""
+
+    seed: int = setting(
+        0, between(0, 2**32), "seed of initial values, batch order, augmentation and dropout"
+    )
+    dataset: DatasetConfig = DatasetConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+# Data sets whose classes do not survive mirroring: a mirrored 2 is not a 5.
 _NOT_MIRRORED = ("digits", "mnist", "kmnist", "svhn_cropped", "emnist")
+
+
+class _Section(config_dict.ConfigDict):
+    """A section in which a renamed key can also be set under its old name, with a warning."""
+
+    def __init__(self, name: str = "") -> None:
+        """Creates an empty section called `name`."""
+        super().__init__()
+        object.__setattr__(self, "_name", name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(self._current(key))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(self._current(key), value)
+
+    def _current(self, key: Any) -> Any:
+        dotted = f"{self._name}.{key}"
+        if dotted not in compat.RENAMED:
+            return key
+        current = compat.RENAMED[dotted]
+        warnings.warn(f"{dotted} is now called {current}", FutureWarning, stacklevel=4)
+        return current.rpartition(".")[2]
 
 
 def default_config() -> config_dict.ConfigDict:
     """Returns all sections with their defaults, locked: an unknown key raises AttributeError."""
     config = config_dict.ConfigDict()
-    for section, rows in FIELDS.items():
-        target = config
-        if section:
-            config[section] = target = config_dict.ConfigDict()
-        for key, field in rows.items():
-            unset = isinstance(field.default, type)
-            target[key] = config_dict.placeholder(field.default) if unset else field.default
+    for key, value in walk():
+        section, _, last = key.rpartition(".")
+        if section and section not in config:
+            config[section] = _Section(section)
+        target = config[section] if section else config
+        unset = value.default is None
+        target[last] = config_dict.placeholder(value.kind) if unset else value.default
     return config.lock()
 
 
 def use_dataset(config: config_dict.ConfigDict, name: str) -> config_dict.ConfigDict:
-    """Puts `config` on the data set `name`, with the few values that depend on it."""
+    """Sets the data set to `name`, with the few values that depend on it; returns `config`."""
     config.dataset.name = name
     if name in _NOT_MIRRORED:
         config.augment.flip = False
-    if name == "digits":  # 1,437 images: many short epochs
+    if name == "digits":  # 1,437 images that fill the frame: many short epochs, a gentler crop
         config.augment.crop_padding = 2
         config.train.epochs = 20
         config.train.batch_size = 64
@@ -190,15 +217,18 @@ def use_dataset(config: config_dict.ConfigDict, name: str) -> config_dict.Config
     return config
 
 
-def walk() -> Iterator[tuple[str, Field]]:
-    """Yields every dotted key, such as `optim.peak_lr`, with its field."""
-    for section, rows in FIELDS.items():
-        for key, field in rows.items():
-            yield (f"{section}.{key}" if section else key), field
+def walk() -> Iterator[tuple[str, Setting]]:
+    """Yields every dotted key, such as `optim.peak_lr`, with its declaration."""
+    for field in dataclasses.fields(Config):
+        if dataclasses.is_dataclass(field.default):
+            for inner in dataclasses.fields(field.default):
+                yield f"{field.name}.{inner.name}", inner.metadata["setting"]
+        else:
+            yield field.name, field.metadata["setting"]
 
 
 def validate(config: config_dict.ConfigDict) -> None:
-    """Raises UserError for a key that is missing or unknown, and for a value out of range."""
+    """Raises UserError for a missing or unknown key, and for a value that is not allowed."""
     known = dict(walk())
     given = set(_leaves(config))
     if given != set(known):
@@ -206,12 +236,11 @@ def validate(config: config_dict.ConfigDict) -> None:
         raise UserError(
             f"missing or unknown in the configuration: {odd}; start from default_config()"
         )
-    for key, field in known.items():
+    for key, declared in known.items():
         value = _get(config, key)
-        kind = field.default if isinstance(field.default, type) else type(field.default)
-        if value is None and isinstance(field.default, type):
+        if value is None and declared.default is None:
             continue
-        if not isinstance(value, kind) or not field.check.accepts(value):
+        if not isinstance(value, declared.kind) or not declared.check.accepts(value):
             raise UserError(f"{key}={value!r} is not allowed: {describe(key)}")
     if config.optim.warmup_epochs > config.train.epochs:
         raise UserError(
@@ -221,22 +250,21 @@ def validate(config: config_dict.ConfigDict) -> None:
 
 
 def describe(key: str) -> str:
-    """Returns the kind of value, the default and the meaning of a dotted key, in one line."""
-    field = dict(walk())[key]
-    unset = isinstance(field.default, type)
-    kind = (field.default if unset else type(field.default)).__name__
-    default = "the network's own" if unset else repr(field.default)
-    limits = "" if field.check is _ANY or field.check is _TEXT else f", {field.check.words}"
-    return f"{kind}{limits}; default {default}: {field.help}"
+    """Returns the type, the limits, the default and the meaning of a dotted key, in one line."""
+    declared = dict(walk())[key]
+    default = "the network's own" if declared.default is None else repr(declared.default)
+    is_open = declared.check is ANY or declared.check is TEXT
+    limits = "" if is_open else f", {declared.check.words}"
+    return f"{declared.kind.__name__}{limits}; default {default}: {declared.help}"
 
 
 def to_dict(config: config_dict.ConfigDict) -> dict[str, Any]:
     """Returns plain nested dicts with tuples as lists, as JSON would give them back."""
     tree: dict[str, Any] = {}
     for key, _ in walk():
-        *sections, last = key.split(".")
+        section, _, last = key.rpartition(".")
         value = _get(config, key)
-        target = tree.setdefault(sections[0], {}) if sections else tree
+        target = tree.setdefault(section, {}) if section else tree
         target[last] = list(value) if isinstance(value, tuple) else value
     return tree
 

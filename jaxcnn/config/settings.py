@@ -1,11 +1,12 @@
-"""From a configuration and its data to config.json, and from config.json back to a network.
+"""The settings of a run: everything decided, in one frozen object that the program passes on.
 
-config.json holds all that shaped the run: nothing in it is "auto" or unset, and the facts of the
-data set that the network depends on (classes, image shape, pixel moments) stand beside the choices.
-Whatever reads a run needs this file alone.
+`Settings.resolve` makes it from a user's configuration and the data; config.json is its JSON form.
+Nothing in it is "auto" or left to the network, and the facts of the data that a trained network
+depends on are part of it: whatever reads a run folder needs config.json alone.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,105 +14,188 @@ from flax import linen as nn
 from ml_collections import config_dict
 
 from jaxcnn import models
-from jaxcnn.config import schema
-from jaxcnn.data import Dataset, augment
+from jaxcnn.config import compat, schema
+from jaxcnn.data import Dataset, batches
+from jaxcnn.data.augment import PixelStats, pixel_stats
 
-# Steps of one compiled call, by platform, where the configuration leaves it open. On the CPU more
-# than one gain nothing beyond noise (LeNet -1 to +2 %, MobileNet -2 to +4 % with 4 and 16; 2 shared
-# cores, jax 0.10.2, medians of 5 turns). On a GPU or TPU a small network's step takes less time
-# than Python needs to send the next one off; not measured there.
+# Steps of one compiled call, by platform, where the configuration leaves it open. On the CPU a call
+# costs little beside a step; on a GPU or TPU a small network's step is shorter than the time that
+# Python needs to send the next one.
 STEPS_PER_CALL = {"cpu": 1, "gpu": 8, "tpu": 8}
 
 
-class Layout(NamedTuple):
-    """How steps are cut and laid out; none of it changes what a step computes, but for the norms.
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What a run's data set turned out to be; part of the section `dataset` of config.json.
 
     Attributes:
-        batch_size: Images of a step, over all devices.
-        eval_batch_size: Images of an evaluation step.
-        grad_accum_steps: Micro-batches of a step, one after another.
-        steps_per_call: Steps of one compiled call.
-        local_norms: Batch norm over each device's part in place of the whole (micro-)batch.
-        shard_optimizer: Each device keeps a part of the optimizer's state.
-        data_bytes: A data set of more is streamed from host memory.
+        fingerprint: Identifies the data set's content.
+        class_names: A name for each class.
+        image_shape: (H, W, C).
+        train_examples: Images of the training split.
+        eval_examples: Images of the evaluation split.
+        mean: Of each channel of the training split, in units of full scale (0..1).
+        std: Standard deviation of each channel.
     """
 
-    batch_size: int
-    eval_batch_size: int
-    grad_accum_steps: int = 1
-    steps_per_call: int = 1
-    local_norms: bool = False
-    shard_optimizer: bool = False
-    data_bytes: float = 2e9
+    fingerprint: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    train_examples: int
+    eval_examples: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(schema.Config):
+    """A configuration in which everything is decided, with the facts of its data."""
+
+    facts: DataFacts
+
+    @classmethod
+    def resolve(cls, config: config_dict.ConfigDict, dataset: Dataset) -> "Settings":
+        """Returns the settings for a configuration and its data.
+
+        Raises:
+            UserError: If a value is not allowed, or the network is unknown or lacks an option.
+        """
+        schema.validate(config)
+        tree = schema.to_dict(config)
+        stats = pixel_stats(dataset.train.images)
+        tree["dataset"] |= {
+            "fingerprint": dataset.fingerprint,
+            "class_names": dataset.class_names,
+            "image_shape": dataset.train.images.shape[1:],
+            "train_examples": len(dataset.train.labels),
+            "eval_examples": len(dataset.eval.labels),
+            "mean": stats.mean,
+            "std": stats.std,
+        }
+        platform = jax.default_backend()
+        if config.model.dtype == "auto":
+            tree["model"]["dtype"] = "float32" if platform == "cpu" else "bfloat16"
+        if config.train.steps_per_call == 0:
+            tree["train"]["steps_per_call"] = STEPS_PER_CALL.get(platform, 1)
+        model = _create_model(tree["model"], tree["train"]["remat"])
+        for option in models.options(config.model.name):
+            tree["model"][option] = getattr(model, option)
+        return cls.from_json(tree)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Settings":
+        """Returns the settings that a config.json of this or an older version holds.
+
+        Raises:
+            ValueError: If it is not what a run writes, naming the key.
+        """
+        tree = compat.upgrade(content)
+        facts = {field.name for field in dataclasses.fields(DataFacts)}
+        section = tree.get("dataset", {})
+        tree["facts"] = {key: section.pop(key) for key in facts & set(section)}
+        parts: dict[str, Any] = {"facts": _read(DataFacts, tree["facts"], "dataset.")}
+        for field in dataclasses.fields(schema.Config):
+            if dataclasses.is_dataclass(field.default):
+                kind: Any = type(field.default)
+                parts[field.name] = _read(kind, tree.get(field.name, {}), f"{field.name}.")
+            elif field.name not in tree:
+                raise ValueError(f"{field.name} is missing")
+            else:
+                parts[field.name] = tree[field.name]
+        if unknown := set(tree) - set(parts):
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        return cls(**parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of config.json."""
+        tree = dataclasses.asdict(self)
+        tree["dataset"] |= tree.pop("facts")
+        return {key: _plain(value) for key, value in tree.items()}
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the indices of a call: [steps, micro-batches, images], less axes of 1."""
-        leading = [n for n in (self.steps_per_call, self.grad_accum_steps) if n > 1]
-        return (*leading, self.batch_size // self.grad_accum_steps)
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return batches.steps_per_epoch(self.facts.train_examples, self.train.batch_size)
 
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.train.epochs * self.steps_per_epoch
 
-def resolve(config: config_dict.ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """Returns the content of config.json.
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the indices of a call: [steps, micro-batches, images], without axes of 1."""
+        train = self.train
+        leading = [n for n in (train.steps_per_call, train.grad_accum_steps) if n > 1]
+        return (*leading, train.batch_size // train.grad_accum_steps)
 
-    Raises:
-        UserError: If the network is unknown or does not have an option that is set.
-    """
-    resolved = schema.to_dict(config)
-    moments = augment.pixel_stats(dataset.train.images)
-    resolved["dataset"] |= {
-        "fingerprint": dataset.fingerprint,
-        "class_names": list(dataset.class_names),
-        "image_shape": list(dataset.train.images.shape[1:]),
-        "train_examples": len(dataset.train.labels),
-        "eval_examples": len(dataset.eval.labels),
-        "mean": list(moments.mean),
-        "std": list(moments.std),
-    }
-    if resolved["model"]["dtype"] == "auto":
-        resolved["model"]["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if resolved["train"]["steps_per_call"] == 0:
-        resolved["train"]["steps_per_call"] = STEPS_PER_CALL.get(jax.default_backend(), 1)
-    model = model_of(resolved)
-    for option in models.options(config.model.name):
-        resolved["model"][option] = getattr(model, option)
-    return resolved
+    @property
+    def max_nonfinite(self) -> int:
+        """Steps in a row with a loss or gradient that is not finite, after which the run ends.
 
+        "stop" is "skip" of none. An epoch of skipped steps, which has no mean loss, always ends it.
+        """
+        if self.train.on_nonfinite == "stop":
+            return 1
+        return min(self.train.max_nonfinite, self.steps_per_epoch)
 
-def model_of(resolved: dict[str, Any]) -> nn.Module:
-    """Returns the network that config.json describes."""
-    dtype = jnp.dtype(resolved["model"]["dtype"])
-    return _network(resolved, num_classes=len(resolved["dataset"]["class_names"]), dtype=dtype)
+    @property
+    def local_norms(self) -> bool:
+        """Whether batch norm sees each device's part of a batch, instead of the whole."""
+        return self.model.batch_norm == "local"
+
+    @property
+    def data_bytes(self) -> float:
+        """A data set of more bytes is streamed from host memory."""
+        return self.train.data_gigabytes * 1e9
+
+    @property
+    def pixel_stats(self) -> PixelStats:
+        """Mean and standard deviation by which images are normalized."""
+        return PixelStats(self.facts.mean, self.facts.std)
+
+    def create_model(self) -> nn.Module:
+        """Returns the network, without parameters."""
+        return _create_model(
+            dataclasses.asdict(self.model),
+            self.train.remat,
+            num_classes=len(self.facts.class_names),
+            dtype=jnp.dtype(self.model.dtype),
+        )
 
 
 def check_network(config: config_dict.ConfigDict) -> None:
     """Raises UserError if the network is unknown or does not have an option; needs no data."""
-    _network(schema.to_dict(config))
+    _create_model(schema.to_dict(config)["model"], config.train.remat)
 
 
-def _network(settings: dict[str, Any], **fields: Any) -> nn.Module:
-    section = {key: value for key, value in settings["model"].items() if value is not None}
-    name = section.pop("name")
-    # The data type may be open yet; how batch norm is cut is the training's own, see `layout_of`.
-    del section["dtype"], section["batch_norm"]
-    return models.create(name, remat=settings["train"]["remat"], **fields, **section)
+def _create_model(section: dict[str, Any], remat: bool, **fields: Any) -> nn.Module:
+    """Returns the network of the section `model`, whose dtype may be open yet."""
+    options = {
+        key: value
+        for key, value in section.items()
+        # The norms' statistics are not a field of the network, see `Settings.local_norms`.
+        if value is not None and key not in ("name", "dtype", "batch_norm")
+    }
+    return models.create(section["name"], remat=remat, **fields, **options)
 
 
-def layout_of(resolved: dict[str, Any]) -> Layout:
-    """Returns how steps are cut and laid out."""
-    train = resolved["train"]
-    return Layout(
-        batch_size=train["batch_size"],
-        eval_batch_size=train["eval_batch_size"],
-        grad_accum_steps=train["grad_accum_steps"],
-        steps_per_call=train["steps_per_call"],
-        local_norms=resolved["model"]["batch_norm"] == "local",
-        shard_optimizer=train["shard_optimizer"],
-        data_bytes=train["data_gigabytes"] * 1e9,
-    )
+def _read(kind: Any, section: dict[str, Any], prefix: str) -> Any:
+    """Returns a section's dataclass; ValueError names a key that is missing or unknown."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    if known != set(section):
+        word = "is missing" if known - set(section) else "is unknown"
+        keys = sorted(known - set(section)) or sorted(set(section) - known)
+        raise ValueError(f"{prefix}{keys[0]} {word}")
+    return kind(**{key: _frozen(value) for key, value in section.items()})
 
 
-def pixel_stats_of(resolved: dict[str, Any]) -> augment.PixelStats:
-    """Returns the pixel moments that config.json holds."""
-    section = resolved["dataset"]
-    return augment.PixelStats(tuple(section["mean"]), tuple(section["std"]))
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """Returns `value` as JSON gives it back: tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -30,7 +30,9 @@ class Evaluation(NamedTuple):
 def classifier(run: Run, warn: Callable[[str], None], batch_size: int) -> tuple[int, Classifier]:
     """Returns (step, network) of the run's newest checkpoint, compiled for `batch_size` images."""
     step, variables = run.newest(warn)
-    made = Classifier(run.model, variables, run.pixel_stats, run.image_shape, batch_size=batch_size)
+    made = Classifier(
+        run.model, variables, run.settings.pixel_stats, run.image_shape, batch_size=batch_size
+    )
     return step, made
 
 
@@ -41,7 +43,7 @@ def evaluate(
 
     Args:
         run: A run, finished or not.
-        warn: Told of a damaged checkpoint, and of other data than the run's.
+        warn: Gets a warning of a damaged checkpoint, and of other data than the run's.
         split: A TFDS split string.
         data_dir: A TFDS directory; empty for the run's own.
 
@@ -49,10 +51,10 @@ def evaluate(
         UserError: If there is no checkpoint, or the data cannot be had.
     """
     dataset = run.dataset(split, data_dir)
-    trained_on = run.config["dataset"]["fingerprint"]
+    trained_on = run.settings.facts.fingerprint
     if dataset.fingerprint != trained_on:
         warn(f"warning: the run's data are {trained_on}, these are {dataset.fingerprint}")
-    size = min(run.config["train"]["eval_batch_size"], len(dataset.eval.labels))
+    size = min(run.settings.train.eval_batch_size, len(dataset.eval.labels))
     step, network = classifier(run, warn, size)
     logits = network.logits(dataset.eval.images)
     return Evaluation(step, dataset, logits, scores.score(logits, dataset.eval.labels))
@@ -64,7 +66,7 @@ def as_json(run: Run, evaluation: Evaluation, split: str = "") -> dict[str, Any]
         "run": run.name,
         "model": run.model_name,
         "step": evaluation.step,
-        "split": split or run.config["dataset"]["eval_split"],
+        "split": split or run.settings.dataset.eval_split,
         "data": evaluation.dataset.fingerprint,
         **scores.as_json(evaluation.scores, run.class_names),
     }

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxcnn import data
-from jaxcnn.config import compat, settings
+from jaxcnn.config.compat import fingerprint
+from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
@@ -26,12 +27,8 @@ class Run:
     Attributes:
         path: The folder.
         name: The folder's name; `named` makes the names of several runs differ.
-        config: The content of config.json.
+        settings: The content of config.json.
         model: The network, without parameters.
-        model_name: Its name in `jaxcnn.models`.
-        class_names: A name for each class.
-        image_shape: (H, W, C) of the data set's images.
-        pixel_stats: The pixel pixel_stats that images are normalised by.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,20 +40,15 @@ class Run:
         self.path = path
         self.name = path.resolve().name
         self._folder = RunDir(path)
-        self.config: dict[str, Any] = self._folder.read_json("config.json")
-        if self.config is None:
+        content = self._folder.read_json("config.json")
+        if content is None:
             raise UserError(
                 f"{path} is no run folder, it has no config.json: name the folder that "
                 "`jaxcnn train` printed, such as runs/mobilenet"
             )
         try:
-            section = self.config["dataset"]
-            self.class_names: tuple[str, ...] = tuple(section["class_names"])
-            height, width, channels = section["image_shape"]
-            self.image_shape: tuple[int, int, int] = (height, width, channels)
-            self.model_name: str = self.config["model"]["name"]
-            self.pixel_stats = settings.pixel_stats_of(self.config)
-            self.model = settings.model_of(self.config)
+            self.settings = Settings.from_json(content)
+            self.model = self.settings.create_model()
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
@@ -64,6 +56,21 @@ class Run:
                 f"{path / 'config.json'} is not what a run writes ({error}): restore it, or train "
                 "anew with another --workdir"
             ) from error
+
+    @property
+    def model_name(self) -> str:
+        """The network's name in `jaxcnn.models`."""
+        return self.settings.model.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each class."""
+        return self.settings.facts.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the data set's images."""
+        return self.settings.facts.image_shape
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -90,7 +97,7 @@ class Run:
             UserError: If there is no whole checkpoint.
         """
         checkpoints = Checkpoints(
-            self._folder.checkpoints, fingerprint=compat.fingerprint(self.config)
+            self._folder.checkpoints, fingerprint=fingerprint(self.settings.to_json())
         )
         damaged: set[int] = set()
         for _ in range(_ATTEMPTS):
@@ -127,17 +134,17 @@ class Run:
         Raises:
             UserError: If the data cannot be had, or has other classes or images.
         """
-        section = self.config["dataset"]
+        section = self.settings.dataset
         loaded = data.load(
-            section["name"],
-            data_dir=data_dir or section["data_dir"],
-            train_split=section["train_split"],
-            eval_split=split or section["eval_split"],
+            section.name,
+            data_dir=data_dir or section.data_dir,
+            train_split=section.train_split,
+            eval_split=split or section.eval_split,
         )
         shape = loaded.eval.images.shape[1:]
         if loaded.class_names != self.class_names or shape != self.image_shape:
             raise UserError(
-                f"{section['name']} here has {len(loaded.class_names)} classes and images of shape "
+                f"{section.name} here has {len(loaded.class_names)} classes and images of shape "
                 f"{shape}, {self.path} was trained on {len(self.class_names)} classes and "
                 f"{self.image_shape}: name the run's data with --data_dir"
             )

@@ -4,6 +4,7 @@ Pictures have no part in the numbers: they are drawn between epochs from what is
 state's values, and from nothing else. What fails here costs a picture, never a training.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +15,9 @@ import jax
 import numpy as np
 
 from jaxcnn import plots
-from jaxcnn.config import settings
-from jaxcnn.data import Dataset, augment, batches
+from jaxcnn.config.settings import Settings
+from jaxcnn.data import Dataset, batches
+from jaxcnn.data.augment import create_augment, normalize
 from jaxcnn.evaluate import scores
 from jaxcnn.evaluate.classifier import Classifier, softmax
 from jaxcnn.run.folder import RunDir
@@ -38,30 +40,28 @@ class RunPlots(Observer):
     def __init__(
         self,
         run: RunDir,
-        config: dict[str, Any],
+        settings: Settings,
         say: Callable[[str], None],
         folder: Path | None = None,
     ) -> None:
-        """Draws for the run with this config.json; tells `say` of what failed.
+        """Opens nothing yet.
 
         Args:
-            run: The run.
-            config: The content of its config.json.
-            say: Told, once, that a picture could not be drawn.
-            folder: To draw into; None for the run's own.
+            run: The run folder.
+            settings: Of the run.
+            say: Gets a warning, once, if a picture could not be drawn.
+            folder: To draw into; None for plots/ in the run folder.
         """
-        self._run, self._config, self._say = run, config, say
+        self._run, self._settings, self._say = run, settings, say
         self.path = folder or run.path / FOLDER
-        self._title = f"{config['model']['name']} on {config['dataset']['name']}"
+        self._title = f"{settings.model.name} on {settings.dataset.name}"
         self._drawn_at, self._cost = -float("inf"), 0.0
         self._failed = False
 
     def epoch(self, record: dict[str, Any], epochs: int) -> None:
         """Redraws the curves, unless that was too short ago; always after the last epoch.
 
-        The first drawing takes 1.5 s with the import of matplotlib, each further one 0.35 s (a
-        busy core of an EPYC). An epoch of a second would be slowed by a third, so drawing waits
-        until it costs 2 % at most.
+        Drawing can take a third of a short epoch's time, so it waits until it costs 2 % at most.
         """
         began = time.monotonic()
         last = record["epoch"] == epochs
@@ -98,7 +98,7 @@ class RunPlots(Observer):
         images, labels = dataset.eval
         found = scores.score(logits, labels)
         probabilities = softmax(logits)
-        split = self._config["dataset"]["eval_split"]
+        split = self._settings.dataset.eval_split
         title = f"{self._title}, {split}: accuracy {100 * found.top1:.1f} %"
         self._attempt("confusion.png", lambda: plots.confusion(found.confusion, names, title))
         self._attempt(
@@ -119,35 +119,36 @@ class RunPlots(Observer):
         self, variables: dict[str, Any], dataset: Dataset, on_batch: Callable[[], None]
     ) -> np.ndarray:
         classifier = Classifier(
-            settings.model_of(self._config),
+            self._settings.create_model(),
             variables,
-            settings.pixel_stats_of(self._config),
+            self._settings.pixel_stats,
             dataset.eval.images.shape[1:],
-            batch_size=min(self._config["train"]["eval_batch_size"], len(dataset.eval.labels)),
+            batch_size=min(self._settings.train.eval_batch_size, len(dataset.eval.labels)),
         )
         return classifier.logits(dataset.eval.images, on_batch)
 
     def _augmented(self, dataset: Dataset) -> Any:
         """Draws images of the first batch as stored, and as the first step got them."""
-        config = self._config
-        pixel_stats = settings.pixel_stats_of(config)
+        settings = self._settings
         order = batches.shuffled_batches(
-            config["seed"], 0, len(dataset.train.labels), config["train"]["batch_size"]
+            settings.seed, 0, len(dataset.train.labels), settings.train.batch_size
         )
         stored = dataset.train.images[order[0]]
-        _, key = jax.random.split(jax.random.key(config["seed"]))  # as programs and steps do
+        # The keys of step 0, as `Programs` and `train_step` derive them.
+        _, key = jax.random.split(jax.random.key(settings.seed))
         augment_key, _ = jax.random.split(jax.random.fold_in(key, 0))
-        augmented = augment.create_augment(**config["augment"])(augment_key, stored)
-        normalised = np.asarray(augment.normalize(augmented, pixel_stats))[:8]
-        low, high = normalised.min(), normalised.max()
+        transform = create_augment(**dataclasses.asdict(settings.augment))
+        augmented = transform(augment_key, stored)
+        normalized = np.asarray(normalize(augmented, settings.pixel_stats))[:8]
+        low, high = normalized.min(), normalized.max()
         return plots.rows(
             {
                 "stored": stored[:8],
                 "augmented": np.asarray(augmented)[:8],
-                f"normalised: black is {low:.1f}, white is {high:.1f}": (normalised - low)
+                f"normalised: black is {low:.1f}, white is {high:.1f}": (normalized - low)
                 / max(high - low, 1e-6),
             },
-            f"what {config['model']['name']} sees in training",
+            f"what {settings.model.name} sees in training",
         )
 
     def _attempt(self, name: str, draw: Callable[[], Any]) -> None:

@@ -50,3 +50,13 @@ def create(name: str, num_classes: int = 10, remat: bool = False, **fields: Any)
 def options(name: str) -> tuple[str, ...]:
     """The fields of the network called `name` that a user may set, beyond `dtype`."""
     return _FAMILIES[FAMILY[name]].OPTIONS
+
+
+def remat_saves_memory(name: str, drop_rate: float | None, platform: str) -> bool:
+    """Whether `remat` lowers the memory of a training step of the network called `name`.
+
+    LeNet has no blocks. Without dropout, DenseNet's dense block on the CPU is one operation that
+    recomputes its layers anyway.
+    """
+    family = FAMILY[name]
+    return family != "lenet" and not (family == "densenet" and platform == "cpu" and not drop_rate)

@@ -32,24 +32,24 @@ def of_run(run: Run) -> dict[str, Any]:
     parameters, flops = summary.totals(rows)
     rates = [r["images_per_second"] for r in records if r["images_per_second"] is not None]
     start = run.starts[-1] if run.starts else {}
-    section, last = run.config["dataset"], records[-1]
+    settings, last = run.settings, records[-1]
     pace = min(record["seconds"] for record in records)
     return {
         "name": run.name,
         "model": run.model_name,
         "family": models.FAMILY[run.model_name],
-        "plain": bool(run.config["model"].get("plain")),
+        "plain": bool(settings.model.plain),
         "layers": sum(row.layers for row in rows),
         "parameters": parameters,
         "bytes": 4 * parameters,  # parameters are float32 whatever the compute dtype
         "flops": flops,
         "epochs": last["epoch"],
-        "planned_epochs": run.config["train"]["epochs"],
-        "train_split": section["train_split"],
-        "train_examples": section["train_examples"],
-        "eval_split": section["eval_split"],
-        "data": section["fingerprint"],
-        "dtype": run.config["model"]["dtype"],
+        "planned_epochs": settings.train.epochs,
+        "train_split": settings.dataset.train_split,
+        "train_examples": settings.facts.train_examples,
+        "eval_split": settings.dataset.eval_split,
+        "data": settings.facts.fingerprint,
+        "dtype": settings.model.dtype,
         "device": _device(start),
         "images_per_second": max(rates) if rates else None,
         "seconds_per_epoch": pace,
@@ -62,7 +62,7 @@ def of_run(run: Run) -> dict[str, Any]:
             {
                 **record,
                 "minutes": record["epoch"] * pace / 60,
-                "images": record["epoch"] * section["train_examples"],
+                "images": record["epoch"] * settings.facts.train_examples,
             }
             for record in records
         ],

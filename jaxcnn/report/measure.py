@@ -172,7 +172,7 @@ def gradients(
     found = []
     for name, family, depth, model in _untrained(len(first.class_names)):
         say(f"gradients of {name} at initialisation")
-        program = _gradient_program(model, first.pixel_stats, dataset)
+        program = _gradient_program(model, first.settings.pixel_stats, dataset)
         init = jax.jit(
             lambda key, model=model: model.init(
                 key, jnp.zeros((1, *first.image_shape)), train=False
@@ -188,9 +188,9 @@ def gradients(
             continue
         say(f"gradients of {name} after training")
         own = run.dataset(data_dir=data_dir)
-        program = _gradient_program(run.model, run.pixel_stats, own)
-        norms_ = _norms(program, run.newest(say)[1], own, run.config["seed"])
-        family = "plain" if run.config["model"].get("plain") else family
+        program = _gradient_program(run.model, run.settings.pixel_stats, own)
+        norms_ = _norms(program, run.newest(say)[1], own, run.settings.seed)
+        family = "plain" if run.settings.model.plain else family
         depth = sum(row.layers for row in summary.block_summaries(run.model, run.image_shape))
         found.append(_line(name, family, depth, "trained", run.model, run.image_shape, norms_))
     return found

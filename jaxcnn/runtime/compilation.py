@@ -1,21 +1,24 @@
 """How the programs of a run are compiled: XLA's options, oneDNN, the compilation cache."""
 
 import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxcnn import ops
+from jaxcnn.errors import UserError
 
 
 def compiler_options() -> dict[str, str | bool]:
     """Returns the options that every program here is compiled with.
 
-    On the CPU one of them (see `ops.platform` for all) is there for `jax.checkpoint`, too: XLA
-    expands its barriers before it merges common subexpressions, which undoes the
-    rematerialisation. DenseNet with remat then needs as much memory as without (194 MB; with the
-    barriers kept 90 MB: 6 layers of k = 8, 16x16, batch 128, jax 0.10.2 and 0.12.0.1). It can go
-    when XLA keeps them as it does on GPU and TPU.
+    On the CPU one of them (see `ops.platform` for all) keeps the barriers of `jax.checkpoint`. XLA
+    otherwise expands them before it merges common subexpressions, which undoes the
+    rematerialization. It can go when XLA keeps them there as it does on GPU and TPU.
     """
     if jax.default_backend() == "cpu":
         return dict(ops.CPU_COMPILER_OPTIONS)
@@ -41,7 +44,53 @@ def compiled(program: Any, arguments: Any) -> Any:
 def init_compiler_options() -> dict[str, int]:
     """Returns the options for a program that runs once, where compiling is most of the cost.
 
-    On the CPU, the random numbers of ResNet-18's 21 kernels take LLVM 18.2 s, and 2.5 s without
-    its optimizations, for a run of 1.2 s (2 busy cores of an EPYC, jax 0.10.2, one run).
+    On the CPU, LLVM's optimizations of the initial random numbers take longer than all else.
     """
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in a private folder of the user's.
+
+    JAX loads what it finds there as machine code, so the folder must be the user's own and closed
+    to others. `JAX_COMPILATION_CACHE_DIR` chooses another folder, on the user's own responsibility.
+
+    Raises:
+        UserError: If the folder belongs to someone else, or cannot be made.
+    """
+    # The default of one second would leave out most of a small network's programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen:
+        if "://" not in chosen:
+            _check_writable(Path(chosen))
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(base) / "jaxcnn" / "xla"
+    remedy = "set JAX_COMPILATION_CACHE_DIR to a folder of your own"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        info = folder.stat()
+        if hasattr(os, "getuid") and info.st_uid != os.getuid():
+            raise UserError(f"the compilation cache {folder} belongs to another user: {remedy}")
+        if stat.S_IMODE(info.st_mode) != 0o700:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise UserError(
+            f"cannot use the compilation cache {folder} ({error.strerror}): {remedy}"
+        ) from error
+    _check_writable(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises UserError unless a file can be made in `folder`; JAX would warn at each program."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the compilation cache {folder} ({error.strerror}): set "
+            "JAX_COMPILATION_CACHE_DIR to a folder of your own"
+        ) from error

@@ -6,67 +6,66 @@ from functools import partial
 from typing import Any
 
 import jax
-from flax import linen as nn
-from jax.sharding import Mesh
-from ml_collections import config_dict
 
-from jaxcnn.config import compat
-from jaxcnn.data import Dataset, batches
+from jaxcnn.config.compat import fingerprint
+from jaxcnn.data import batches
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
-from jaxcnn.runtime import distributed, environment, memory
+from jaxcnn.runtime import distributed, memory
 from jaxcnn.runtime.signals import Interrupted, Interrupts
 from jaxcnn.train import metrics
-from jaxcnn.train import step as steps
-from jaxcnn.train.build import build
+from jaxcnn.train.capacity import remedy
+from jaxcnn.train.programs import Programs
+from jaxcnn.train.step import TrainState, stopped
 
 
 class Training:
-    """One process's share of a run: restores, trains epoch by epoch, saves."""
+    """One process's share of a run: restores, trains epoch by epoch, saves.
+
+    Attributes:
+        state: The training state, on the devices. The device may be steps behind the host.
+        step: Steps sent to the device so far: the host's own count, for which it need not wait.
+    """
 
     def __init__(
-        self,
-        config: config_dict.ConfigDict,
-        resolved: dict[str, Any],
-        model: nn.Module,
-        dataset: Dataset,
-        mesh: Mesh,
-        run: RunDir,
-        report: Observer,
-        interrupts: Interrupts,
+        self, programs: Programs, run: RunDir, observer: Observer, interrupts: Interrupts
     ) -> None:
-        """Compiles, then restores what was saved last."""
-        self.config, self.run, self.report, self.interrupts = config, run, report, interrupts
-        self.examples = len(dataset.train.labels)
-        report.say("compiling")
-        built = build(config, resolved, model, dataset, mesh)
-        self.programs, self.optimizer = built.programs, built.optimizer
-        self.steps_per_epoch, self.max_nonfinite = built.steps_per_epoch, built.max_nonfinite
-        self.memory_remedy = built.remedy
+        """Restores what was saved last.
+
+        Args:
+            programs: The compiled programs, with the settings of the run.
+            run: The run folder, which is locked.
+            observer: Gets the progress.
+            interrupts: Signals that have arrived.
+        """
+        self.programs, self.settings = programs, programs.settings
+        self.run, self.observer, self.interrupts = run, observer, interrupts
+        needed = programs.memory_needed()
+        self._memory_remedy = remedy(self.settings, programs.mesh.size, needed)
         self.checkpoints = Checkpoints(
             run.checkpoints,
-            keep=config.train.keep_checkpoints,
-            fingerprint=compat.fingerprint(resolved),
+            keep=self.settings.train.keep_checkpoints,
+            fingerprint=fingerprint(self.settings.to_json()),
         )
-        self.signal_sync = distributed.SignalSync(mesh)
+        self.signal_sync = distributed.SignalSync(programs.mesh)
         self.step, self.state = self.restore()
-        environment.release_compile_memory()
+        memory.release_compile_memory()
         self.saved_at = time.monotonic()
 
-    def restore(self) -> tuple[int, steps.TrainState]:
+    def restore(self) -> tuple[int, TrainState]:
         """Returns (step, state) to go on from: the newest whole checkpoint, or the start."""
         newest = distributed.broadcast_from_process_0(self.newest_step)
         if newest < 0:
             return 0, self.programs.init()
         state = self.checkpoints.restore_verified(newest, self.programs.template)
-        self.report.say(f"continuing after step {newest}")
+        self.observer.say(f"continuing after step {newest}")
         return newest, state
 
     def newest_step(self) -> int:
         """Returns the step of the newest whole checkpoint, or -1 where nothing was trained."""
-        newest = self.checkpoints.latest_valid_step(self.report.say)
+        newest = self.checkpoints.latest_valid_step(self.observer.say)
         if newest is not None:
             return newest
         # A line of metrics is written only when a checkpoint of its step is on disk.
@@ -80,25 +79,27 @@ class Training:
     def run_to_end(self) -> list[dict[str, Any]]:
         """Trains the epochs that are missing and returns the records of all, in process 0."""
         records: list[dict[str, Any]] = []
-        epochs = self.config.train.epochs
+        epochs = self.settings.train.epochs
 
         def read() -> int:
             records.extend(self.run.truncate_metrics(self.step))
             return len(records)
 
         done = distributed.broadcast_from_process_0(read)
-        self.report.start(epochs=epochs, steps_per_epoch=self.steps_per_epoch, step=self.step)
+        self.observer.start(
+            epochs=epochs, steps_per_epoch=self.settings.steps_per_epoch, step=self.step
+        )
         try:
             self.checkpoint_or_stop(self.state.step)
             for epoch in range(done, epochs):
-                with memory.exhaustion_explained(self.memory_remedy):
+                with memory.exhaustion_explained(self._memory_remedy):
                     record = self.epoch(epoch)
                 distributed.broadcast_from_process_0(partial(self.run.append_metrics, record))
                 records.append(record)
-                self.report.epoch(record, epochs)
+                self.observer.epoch(record, epochs)
                 self.checkpoint_or_stop(self.state.step)
         finally:
-            self.report.stop()
+            self.observer.stop()
             self.checkpoints.wait()
         return records
 
@@ -108,18 +109,21 @@ class Training:
         The state is saved before it is evaluated, and is on disk when the record is returned.
         """
         began = time.monotonic()
-        offset = self.step - epoch * self.steps_per_epoch
+        offset = self.step - epoch * self.settings.steps_per_epoch
         if offset == 0:
             self.state = self.programs.begin_epoch(self.state)
         order = batches.shuffled_batches(
-            self.config.seed, epoch, self.examples, self.config.train.batch_size
+            self.settings.seed,
+            epoch,
+            self.settings.facts.train_examples,
+            self.settings.train.batch_size,
         )
         images = 0
-        log_every_steps = self.config.train.log_every_steps
+        log_every_steps = self.settings.train.log_every_steps
         for call in self.programs.calls(order[offset:]):
             self.state = self.programs.train(self.state, call)
             self.step += call.steps
-            images += call.steps * self.config.train.batch_size
+            images += call.steps * self.settings.train.batch_size
             if self.step // log_every_steps > (self.step - call.steps) // log_every_steps:
                 self.report_metrics(images / (time.monotonic() - began))
             self.checkpoint_or_stop(self.state.step)
@@ -133,12 +137,12 @@ class Training:
         if not math.isfinite(eval_loss):
             raise UserError(
                 f"the evaluation loss after step {self.step} is {eval_loss}; the state is saved: "
-                f"{self.remedy()}"
+                f"{self._divergence_remedy()}"
             )
         return {
             "epoch": epoch + 1,
             "step": self.step,
-            "learning_rate": float(self.optimizer.learning_rate(self.step - 1)),
+            "learning_rate": float(self.programs.optimizer.learning_rate(self.step - 1)),
             "train_loss": loss,
             "train_accuracy": accuracy,
             "eval_loss": eval_loss,
@@ -153,7 +157,7 @@ class Training:
         self.stop_if_not_finite()
         loss, accuracy = metrics.means(self.state.sums)
         if rate is not None and math.isfinite(loss):  # else all steps so far were skipped
-            self.report.step(self.step, loss, accuracy, rate)
+            self.observer.step(self.step, loss, accuracy, rate)
         return loss, accuracy
 
     def save(self) -> None:
@@ -165,23 +169,26 @@ class Training:
 
     def stop_if_not_finite(self) -> None:
         """Saves the state before a step that must not be taken, and raises UserError."""
-        before = steps.stopped(self.state, self.max_nonfinite)
+        before = stopped(self.state, self.settings.max_nonfinite)
         if before is None:
             return
         step = int(before.step)
         self.checkpoints.save(step, before)
         self.checkpoints.wait()
-        row = f", the last of {self.max_nonfinite} in a row," if self.max_nonfinite > 1 else ""
+        most = self.settings.max_nonfinite
+        row = f", the last of {most} in a row," if most > 1 else ""
         raise UserError(
             f"the loss or a gradient of step {step + 1}{row} is not finite; the state after step "
-            f"{step} is saved: {self.remedy()}"
+            f"{step} is saved: {self._divergence_remedy()}"
         )
 
-    def remedy(self) -> str:
+    def _divergence_remedy(self) -> str:
         """Returns what helps a training that diverges."""
-        skip = "" if self.max_nonfinite > 1 else ", or continue with train.on_nonfinite=skip"
+        skip = (
+            "" if self.settings.max_nonfinite > 1 else ", or continue with train.on_nonfinite=skip"
+        )
         return (
-            f"lower optim.peak_lr (now {self.config.optim.peak_lr}) or set optim.clip_norm, and "
+            f"lower optim.peak_lr (now {self.settings.optim.peak_lr}) or set optim.clip_norm, and "
             f"use a new --workdir{skip}"
         )
 
@@ -192,10 +199,10 @@ class Training:
         that of process 0.
 
         Args:
-            after: As for `distributed.SignalSync`.
-            now: So too.
+            after: A replicated number that the last program gives, see `SignalSync`.
+            now: Exchange the signals of this call, instead of those of the call before.
         """
-        seconds = 60 * self.config.train.checkpoint_minutes
+        seconds = 60 * self.settings.train.checkpoint_minutes
         is_due = distributed.is_process_0() and time.monotonic() - self.saved_at > seconds
         request = self.signal_sync(self.interrupts.received or int(is_due), after, now)
         if request:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.config.schema import OptimConfig
+
 
 class Optimizer(NamedTuple):
     """An update direction and a learning rate that depends on the step alone.
@@ -19,62 +21,42 @@ class Optimizer(NamedTuple):
     learning_rate: Callable[[jax.typing.ArrayLike], jax.Array]
 
 
-def create_optimizer(
-    *,
-    name: str,
-    peak_lr: float,
-    momentum: float,
-    nesterov: bool,
-    second_moment: float,
-    weight_decay: float,
-    clip_norm: float,
-    schedule: str,
-    warmup_epochs: float,
-    milestones: tuple[float, ...],
-    decay_factor: float,
-    epochs: int,
-    steps_per_epoch: int,
-) -> Optimizer:
-    """Returns the optimizer that the arguments describe; see `config.FIELDS` for their meaning.
+def create_optimizer(config: OptimConfig, *, epochs: int, steps_per_epoch: int) -> Optimizer:
+    """Returns the optimizer that the section `optim` of the configuration describes.
 
     Weight decay acts on kernels only: decaying the scales and biases of norms costs accuracy
     (He et al. 2019, arXiv:1812.01187, sec. 3.1). For "sgd" it is the gradient of an L2 penalty,
     added before momentum; for "adamw" it is decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101).
+
+    Args:
+        config: The section.
+        epochs: Of the training, over which the learning rate falls.
+        steps_per_epoch: Optimizer steps of an epoch.
     """
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    decay = optax.add_decayed_weights(weight_decay, mask=kernels_only)
-    if name == "sgd":
-        tx = optax.chain(clip, decay, optax.trace(momentum, nesterov=nesterov))
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels_only)
+    if config.name == "sgd":
+        tx = optax.chain(clip, decay, optax.trace(config.momentum, nesterov=config.nesterov))
     else:
-        tx = optax.chain(clip, optax.scale_by_adam(momentum, second_moment), decay)
+        adam = optax.scale_by_adam(config.momentum, config.second_moment)
+        tx = optax.chain(clip, adam, decay)
     rate = create_schedule(
-        schedule,
-        peak_lr=peak_lr,
-        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        config.schedule,
+        peak_lr=config.peak_lr,
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
         total_steps=epochs * steps_per_epoch,
-        milestones=milestones,
-        decay_factor=decay_factor,
+        milestones=config.milestones,
+        decay_factor=config.decay_factor,
     )
     return Optimizer(tx, rate)
 
 
 def constant_sgd(peak_lr: float, weight_decay: float = 0.0) -> Optimizer:
     """Returns SGD with Nesterov momentum 0.9 at one rate, for measurements and tests."""
-    return create_optimizer(
-        name="sgd",
-        peak_lr=peak_lr,
-        momentum=0.9,
-        nesterov=True,
-        second_moment=0.999,
-        weight_decay=weight_decay,
-        clip_norm=0.0,
-        schedule="constant",
-        warmup_epochs=0.0,
-        milestones=(),
-        decay_factor=0.1,
-        epochs=1,
-        steps_per_epoch=1,
+    config = OptimConfig(
+        peak_lr=peak_lr, weight_decay=weight_decay, schedule="constant", warmup_epochs=0.0
     )
+    return create_optimizer(config, epochs=1, steps_per_epoch=1)
 
 
 def create_schedule(

@@ -1,50 +1,41 @@
 """What a run would do, in words: steps, memory, and which part of a batch lies where."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from jaxcnn.runtime import memory
-from jaxcnn.train.build import Built
+from jaxcnn.train.programs import Programs
 
 
-def lines(resolved: dict[str, Any], built: Built, mesh: Mesh) -> Iterator[str]:
-    """Yields the plan, a fact a line.
-
-    Args:
-        resolved: Content of config.json.
-        built: The compiled programs.
-        mesh: The devices.
-    """
-    train, layout = resolved["train"], built.programs.layout
+def lines(programs: Programs) -> Iterator[str]:
+    """Yields the plan of a run with these compiled programs, a fact a line."""
+    settings, mesh = programs.settings, programs.mesh
+    train, facts = settings.train, settings.facts
     device = mesh.devices.flat[0]
     count = f"{mesh.size} x {device.device_kind}"
     processes = jax.process_count()
     yield f"devices: {count} ({device.platform}), {processes} process{'es' * (processes > 1)}"
-    each = layout.batch_size // layout.grad_accum_steps // mesh.size
-    micro = f"{layout.grad_accum_steps} micro-batches of " if layout.grad_accum_steps > 1 else ""
+    each = train.batch_size // train.grad_accum_steps // mesh.size
+    micro = f"{train.grad_accum_steps} micro-batches of " if train.grad_accum_steps > 1 else ""
     yield (
-        f"batch: {layout.batch_size} images = {micro}{mesh.size} devices x {each}; "
-        f"evaluation: {layout.eval_batch_size} = {mesh.size} x "
-        f"{layout.eval_batch_size // mesh.size}"
+        f"batch: {train.batch_size} images = {micro}{mesh.size} devices x {each}; "
+        f"evaluation: {train.eval_batch_size} = {mesh.size} x "
+        f"{train.eval_batch_size // mesh.size}"
     )
-    norms = each if layout.local_norms else each * mesh.size
-    yield f"batch norm: {resolved['model']['batch_norm']}, over {norms} images"
-    total = train["epochs"] * built.steps_per_epoch
-    left = resolved["dataset"]["train_examples"] % layout.batch_size
+    norms = each if settings.local_norms else each * mesh.size
+    yield f"batch norm: {settings.model.batch_norm}, over {norms} images"
     yield (
-        f"steps: {train['epochs']} epochs x {built.steps_per_epoch} = {total}, "
-        f"{layout.steps_per_call} in one call; {left} images are left over in an epoch, "
-        "others each time"
+        f"steps: {train.epochs} epochs x {settings.steps_per_epoch} = {settings.total_steps}, "
+        f"{train.steps_per_call} in one call; {facts.train_examples % train.batch_size} images are "
+        "left over in an epoch, others each time"
     )
-    place = "on each device" if built.programs.resident else "streamed from host memory"
-    yield f"data: {place}; optimizer: {'split' if layout.shard_optimizer else 'whole'} on each"
-    available = memory.limit()
+    place = "on each device" if programs.resident else "streamed from host memory"
+    yield f"data: {place}; optimizer: {'split' if train.shard_optimizer else 'whole'} on each"
+    needed, available = programs.memory_needed(), memory.limit()
     of = "" if available is None else f" of {memory.gigabytes(available)}"
     yield (
-        f"memory of each device: {memory.gigabytes(built.needed.total)}{of} "
-        f"(state and data {memory.gigabytes(built.needed.fixed)}, "
-        f"batch and activations {memory.gigabytes(built.needed.growing)})"
+        f"memory of each device: {memory.gigabytes(needed.total)}{of} "
+        f"(state and data {memory.gigabytes(needed.fixed)}, "
+        f"batch and activations {memory.gigabytes(needed.growing)})"
     )

@@ -5,7 +5,7 @@ None of them is jitted here; `programs` does that.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from jaxcnn.data import augment as augmentation
+from jaxcnn.data.augment import PixelStats, normalize
 from jaxcnn.train import metrics
 from jaxcnn.train.gradients import loss_and_grads
 from jaxcnn.train.optim import Optimizer
@@ -66,20 +66,33 @@ def create_train_state(
     )
 
 
+class Objective(NamedTuple):
+    """What training minimizes: the mean smoothed cross-entropy of a network on normalized images.
+
+    Attributes:
+        model: A network from `models.create`.
+        pixel_stats: Of the training split's pixels.
+        label_smoothing: See `metrics.cross_entropy`.
+        norm_groups: See `loss_and_grads`.
+    """
+
+    model: nn.Module
+    pixel_stats: PixelStats
+    label_smoothing: float = 0.0
+    norm_groups: int = 1
+
+
 def train_step(
     state: TrainState,
     key: jax.Array,
     images: jax.Array,
     labels: jax.Array,
     *,
-    model: nn.Module,
+    objective: Objective,
     optimizer: Optimizer,
     augment: Callable[[jax.Array, jax.Array], jax.Array],
-    pixel_stats: augmentation.PixelStats,
-    label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     max_nonfinite: int = 1,
-    norm_groups: int = 1,
     devices: int = 1,
 ) -> TrainState:
     """Takes one optimizer step on one batch.
@@ -94,19 +107,17 @@ def train_step(
         key: The run's key; the step's own randomness is `fold_in(key, state.step)`.
         images: uint8 `[B, H, W, C]`, or A micro-batches `[A, B / A, H, W, C]`.
         labels: int32 `[B]` or `[A, B / A]`.
-        model: A network from `models.create`.
+        objective: What is minimized.
         optimizer: From `optim.create_optimizer`.
         augment: From `augment.create_augment`.
-        pixel_stats: Of the training split's pixels.
-        label_smoothing: See `metrics.cross_entropy`.
         ema_decay: Kept fraction of the averaged weights; 0 for none.
         max_nonfinite: From 1 on; 1 stops at the first such step.
-        norm_groups: See `loss_and_grads`.
-        devices: Which share the batch.
+        devices: Number of devices that share the batch.
 
     Returns:
         The state after the step, with the batch added to its sums.
     """
+    model, pixel_stats, label_smoothing, norm_groups = objective
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     grads, losses, logits, batch_stats = loss_and_grads(
         state.params,
@@ -115,7 +126,7 @@ def train_step(
         labels,
         dropout_key,
         model=model,
-        preprocess=lambda images: augmentation.normalize(images, pixel_stats),
+        preprocess=lambda images: normalize(images, pixel_stats),
         loss=lambda logits, labels: metrics.cross_entropy(logits, labels, label_smoothing),
         norm_groups=norm_groups,
     )
@@ -141,9 +152,8 @@ def train_step(
 
     going = state.nonfinite["in_a_row"] < max_nonfinite
     taken = going & _all_finite((losses, grads, batch_stats), devices)
-    # A branch, not a `where` for each array: XLA puts the whole test into the kernel of every array
-    # that depends on it (DenseNet-BC: over 400 s of compilation against 30 s; MobileNet's step 55.6
-    # against 52.7 ms; 2 cores of an EPYC, jax 0.10.2, batch 128, one compilation, median of 30).
+    # A branch, not a `where` for each array: XLA would put the whole test into the kernel of every
+    # array that depends on it, which multiplies the time to compile.
     return jax.lax.cond(taken, with_step, lambda: _without_step(state, going, max_nonfinite))
 
 
@@ -174,9 +184,8 @@ def train_steps(
     )
 
 
-# Elements up to which arrays are tested together. One for each takes three kernels each: DenseNet-
-# BC-100 has 4,244 kernels so, and takes XLA 26 s; together 2,862 and 19 s (2 cores of an EPYC, jax
-# 0.10.2, one run each).
+# Elements up to which arrays are tested together: each array of its own takes three kernels, which
+# is most of what a deep network has to compile.
 _SMALL = 1 << 16
 
 
@@ -226,9 +235,9 @@ def eval_step(
     mask: jax.Array,
     *,
     model: nn.Module,
-    pixel_stats: augmentation.PixelStats,
+    pixel_stats: PixelStats,
 ) -> metrics.Sums:
     """Returns the metric sums of the rows of a batch where `mask`, bool `[B]`, is True."""
-    logits: Any = model.apply(variables, augmentation.normalize(images, pixel_stats), train=False)
+    logits: Any = model.apply(variables, normalize(images, pixel_stats), train=False)
     losses = metrics.cross_entropy(logits, labels)
     return metrics.sums(losses, logits, labels, mask)

@@ -30,7 +30,7 @@ from jaxcnn.ops.chunks import chunk_size, sum_chunks
 from jaxcnn.ops.conv import im2col, kernel_grad_as_conv, onednn, xla
 from jaxcnn.ops.spec import ConvSpec
 from jaxcnn.ops.winograd import stride1
-from jaxcnn.runtime import environment
+from jaxcnn.runtime import environment, memory
 
 # Size, input and output channels: ResNet-18's four stages, ResNet-20's three, and a dense layer's.
 SHAPES = [
@@ -196,7 +196,7 @@ def main() -> int:
     if args.table:
         print(table(json.loads(Path(args.table).read_text())))
         return 0
-    environment.configure_malloc()
+    memory.configure_malloc()
     options: dict[str, Any] = {} if args.default_options else dict(ops.CPU_COMPILER_OPTIONS)
     report: dict[str, Any] = {
         "machine": environment.machine(),

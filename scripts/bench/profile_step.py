@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from workers import build_jax
 
-from jaxcnn.runtime import environment
+from jaxcnn.runtime import environment, memory
 
 STEPS = 5
 # Parts of names of operations; the first that is found decides.
@@ -157,7 +157,7 @@ def main() -> int:
         return 0
     if not args.network:
         parser.error("say which network: --network NAME")
-    environment.configure_malloc()
+    memory.configure_malloc()
     reports = [profile(network, args.batch_size) for network in args.network]
     if args.out:
         Path(args.out).write_text(json.dumps(reports, indent=1) + "\n")

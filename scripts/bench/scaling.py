@@ -51,29 +51,28 @@ def prepare(network: str, case: dict[str, Any]) -> tuple[Callable[[int], float],
     import jax
     import numpy as np
 
-    from jaxcnn import models
-    from jaxcnn.data import Dataset, Split, augment
+    from jaxcnn.config import default_config
+    from jaxcnn.config.settings import Settings
+    from jaxcnn.data import Dataset, Split
     from jaxcnn.runtime import sharding
     from jaxcnn.train import optim
-    from jaxcnn.train.programs import Call, Layout, Programs
+    from jaxcnn.train.programs import Call, Programs
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, 32, 32, 3), dtype=np.uint8)
     split = Split(images, rng.integers(0, 10, EXAMPLES).astype(np.int32))
     constant = case["constant"]
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    programs = Programs(
-        model=models.create(network, dtype=dtype),
-        optimizer=optim.constant_sgd(0.01, weight_decay=5e-4),
-        augment=augment.create_augment(crop_padding=0 if constant else 4, flip=not constant),
-        pixel_stats=augment.PixelStats((0.5,) * 3, (0.25,) * 3),
-        dataset=Dataset(split, Split(images[:8], split.labels[:8]), tuple("abcdefghij"), ""),
-        mesh=sharding.data_mesh(jax.devices()[: case["devices"]]),
-        layout=Layout(case["batch"], 8, steps_per_call=case["calls"]),
-        label_smoothing=0.1,
-        ema_decay=0.0,
-        seed=0,
-    )
+    config = default_config()
+    config.model.name = network
+    config.augment.crop_padding = 0 if constant else 4
+    config.augment.flip = not constant
+    config.train.batch_size, config.train.eval_batch_size = case["batch"], 8
+    config.train.steps_per_call = case["calls"]
+    dataset = Dataset(split, Split(images[:8], split.labels[:8]), tuple("abcdefghij"), "")
+    settings = Settings.resolve(config, dataset)
+    mesh = sharding.data_mesh(jax.devices()[: case["devices"]])
+    optimizer = optim.constant_sgd(0.01, weight_decay=5e-4)
+    programs = Programs(settings, settings.create_model(), optimizer, dataset, mesh)
     box = [programs.init()]
     # One batch, which lies on the devices already, not augmented; else all that training does.
     (first,) = programs.calls(np.zeros((case["calls"], case["batch"]), np.int32))
@@ -97,10 +96,10 @@ def child(part: str, network: str, batch: int, turns: int, steps: int) -> None:
     """Measures the variants of a part for a network, and prints them as JSON."""
     import jax
 
-    from jaxcnn.runtime import environment
+    from jaxcnn.runtime import compilation, memory
 
-    environment.configure_malloc()
-    environment.use_compilation_cache()
+    memory.configure_malloc()
+    compilation.use_compilation_cache()
     variants = cases(part, batch)
     prepared = [prepare(network, case) for case in variants]
     seconds: list[list[float]] = [[] for _ in variants]

@@ -52,7 +52,7 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     from jaxcnn import models, ops
     from jaxcnn.data import augment
     from jaxcnn.models import layers
-    from jaxcnn.runtime import compilation, environment
+    from jaxcnn.runtime import compilation, memory
     from jaxcnn.train import optim
     from jaxcnn.train import step as steps
 
@@ -84,10 +84,9 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
             key,
             images[indices],
             labels[indices],
-            model=model,
+            objective=steps.Objective(model, augment.PixelStats(MEAN, STD)),
             optimizer=optimizer,
             augment=augment.create_augment(crop_padding=4, flip=True),
-            pixel_stats=augment.PixelStats(MEAN, STD),
         )
 
     lowered = jax.jit(train_step, donate_argnums=0).lower(
@@ -105,7 +104,7 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
     first = time.perf_counter() - begin
     del lowered
     if spec["contender"] == "jaxcnn":
-        environment.release_compile_memory()  # As jaxcnn's own program does.
+        memory.release_compile_memory()  # As jaxcnn's own program does.
     forget_peak()
     device = jax.devices()[0]
     facts = {
@@ -223,9 +222,9 @@ def main() -> None:
     """Builds the contender that the first line asks for, then answers until the input ends."""
     spec = json.loads(sys.stdin.readline())
     if spec["contender"] == "jaxcnn" or spec["keep_memory"]:
-        from jaxcnn.runtime import environment
+        from jaxcnn.runtime import memory
 
-        environment.configure_malloc()  # As jaxcnn's own program does.
+        memory.configure_malloc()  # As jaxcnn's own program does.
     build = build_torch if spec["contender"].startswith("torch") else build_jax
     step, facts = build(spec)
     finish = facts.pop("finish")

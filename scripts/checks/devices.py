@@ -105,26 +105,21 @@ def create(model: Any, mesh: Any) -> Any:
     """Returns the compiled programs for random images that carry their number."""
     import numpy as np
 
-    from jaxcnn.data import Dataset, Split, augment
+    from jaxcnn.config import default_config
+    from jaxcnn.config.settings import Settings
+    from jaxcnn.data import Dataset, Split
     from jaxcnn.train import optim, programs
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, SIZE, SIZE, 3), dtype=np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(EXAMPLES) % 256, np.arange(EXAMPLES) // 256
     split = Split(images, rng.integers(0, 10, EXAMPLES).astype(np.int32))
-    optimizer = optim.constant_sgd(0.05)
-    return programs.Programs(
-        model=model,
-        optimizer=optimizer,
-        augment=augment.create_augment(crop_padding=2, flip=True),
-        pixel_stats=augment.PixelStats((0.5,) * 3, (0.25,) * 3),
-        dataset=Dataset(split, split, tuple("abcdefghij"), "noise"),
-        mesh=mesh,
-        layout=programs.Layout(BATCH, BATCH),
-        label_smoothing=0.1,
-        ema_decay=0.0,
-        seed=0,
-    )
+    dataset = Dataset(split, split, tuple("abcdefghij"), "noise")
+    config = default_config()
+    config.augment.crop_padding = 2
+    config.train.batch_size = config.train.eval_batch_size = BATCH
+    settings = Settings.resolve(config, dataset)
+    return programs.Programs(settings, model, optim.constant_sgd(0.05), dataset, mesh)
 
 
 @contextlib.contextmanager
@@ -133,23 +128,22 @@ def double_precision() -> Iterator[None]:
     import jax
     import jax.numpy as jnp
 
-    from jaxcnn.train import metrics
-    from jaxcnn.train import step as steps
+    from jaxcnn.train import metrics, programs
 
-    create, zeros = steps.create_train_state, metrics.zeros
+    create, zeros = programs.create_train_state, metrics.zeros
 
     def widen(tree: Any) -> Any:
         return jax.tree.map(
             lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
         )
 
-    steps.create_train_state = lambda *args, **kwargs: widen(create(*args, **kwargs))
+    programs.create_train_state = lambda *args, **kwargs: widen(create(*args, **kwargs))
     metrics.zeros = lambda: widen(zeros())
     try:
         with jax.enable_x64(True):
             yield
     finally:
-        steps.create_train_state, metrics.zeros = create, zeros
+        programs.create_train_state, metrics.zeros = create, zeros
 
 
 def run(

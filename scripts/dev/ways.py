@@ -142,7 +142,7 @@ SETTING = Way(
                 Step(
                     3,
                     "config/settings.py",
-                    "resolve",
+                    "Settings.resolve",
                     "Decides what was open, adds the facts of the data; frozen from here on.",
                 ),
             ),
