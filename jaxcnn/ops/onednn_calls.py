@@ -16,7 +16,7 @@ import math
 import platform
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,27 +59,37 @@ def uncached() -> Iterator[None]:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
+class Window(NamedTuple):
+    """How the kernel of a convolution goes over the images.
+
+    Attributes:
+        strides: In pixels, along height and width.
+        padding: Zeros before and after, along height and width.
+        output_size: Height and width of the result.
+        dilation: Distance between the kernel's entries, in pixels.
+    """
+
+    strides: Pair
+    padding: Pads
+    output_size: Pair
+    dilation: Pair = (1, 1)
+
+
 def convolution(
     x: jax.Array,
     kernel: jax.Array,
-    strides: Pair,
-    padding: Pads,
-    size: Pair,
+    window: Window,
     *,
     groups: int = 1,
-    dilation: Pair = (1, 1),
     is_transposed: bool = False,
 ) -> jax.Array:
-    """The convolution of float32 `[N, H, W, C]` to `[N, *size, F]`.
+    """The convolution of float32 `[N, H, W, C]` to `[N, H', W', F]`.
 
     Args:
         x: Images.
         kernel: `[h, w, C / groups, F]`, or `[h, w, F, C]` if `is_transposed`.
-        strides: Of the window, in pixels.
-        padding: Zeros before and after, along height and width.
-        size: Of the result, height and width.
+        window: How the kernel goes over the images.
         groups: Of channels.
-        dilation: Distance between the kernel's entries, in pixels.
         is_transposed: Whether the kernel's last axis is that of the input channels.
     """
     inner, outer = (3, 2) if is_transposed else (2, 3)
@@ -91,14 +101,14 @@ def convolution(
         "kernel": {"dims": 4, "filter": filters},
         "output": {"dims": 4, "data": images},
         "window": {
-            "pad_left": [low for low, _ in padding],
-            "pad_right": [high for _, high in padding],
-            "strides": list(strides),
-            "window_dilations": list(dilation),
+            "pad_left": [low for low, _ in window.padding],
+            "pad_right": [high for _, high in window.padding],
+            "strides": list(window.strides),
+            "window_dilations": list(window.dilation),
         },
         "feature_groups": groups,
     }
-    shape = (x.shape[0], *size, kernel.shape[outer])
+    shape = (x.shape[0], *window.output_size, kernel.shape[outer])
     return _call("__onednn$convolution", {"onednn_conv_config": config}, shape, x, kernel)
 
 

@@ -15,6 +15,7 @@ from jaxcnn.ops import onednn_calls
 from jaxcnn.ops.conv import onednn_kernel_grad, phases, pointwise, xla
 from jaxcnn.ops.conv.conditions import VECTOR
 from jaxcnn.ops.conv.select import Plan, select, select_phase
+from jaxcnn.ops.onednn_calls import Window
 from jaxcnn.ops.spec import ConvSpec, cropped
 from jaxcnn.ops.winograd import stride1, stride2
 
@@ -107,14 +108,10 @@ def _direct(
     """Calls oneDNN's convolution; `is_transposed` as in `onednn_calls.convolution`."""
     weights = kernel.astype(jnp.float32)
     images, padding = cropped(x.astype(jnp.float32), spec.padding)
+    window = Window(spec.strides, padding, spec.output_size)
+    groups = x.shape[3] if spec.depthwise else 1
     y = onednn_calls.convolution(
-        images,
-        weights,
-        spec.strides,
-        padding,
-        spec.output_size,
-        groups=x.shape[3] if spec.depthwise else 1,
-        is_transposed=is_transposed,
+        images, weights, window, groups=groups, is_transposed=is_transposed
     )
     return y.astype(x.dtype)
 
@@ -140,13 +137,10 @@ def _output_columns(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     height, width = spec.output_size
     columns = -(-width // block)
     images, (rows, (low, high)) = cropped(x.astype(jnp.float32), spec.padding)
-    y = onednn_calls.convolution(
-        images,
-        jnp.concatenate(copies, 3).astype(jnp.float32),
-        (1, block),
-        (rows, (low, high + columns * block - width)),
-        (height, columns),
-    )
+    padding = (rows, (low, high + columns * block - width))
+    window = Window((1, block), padding, (height, columns))
+    weights = jnp.concatenate(copies, 3).astype(jnp.float32)
+    y = onednn_calls.convolution(images, weights, window)
     return y.reshape(*y.shape[:2], -1, features)[:, :, :width].astype(x.dtype)
 
 

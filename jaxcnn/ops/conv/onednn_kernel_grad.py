@@ -12,6 +12,7 @@ from jax import lax
 from jaxcnn.ops import onednn_calls
 from jaxcnn.ops.chunks import CHUNK_BYTES, chunk_size, sum_chunks
 from jaxcnn.ops.conv import im2col, kernel_grad_as_conv, pointwise
+from jaxcnn.ops.onednn_calls import Window
 from jaxcnn.ops.spec import ConvSpec, Pads, cropped, height_width
 
 # Fewer channels than this are concatenated: a loop that pads and adds them is slower.
@@ -41,7 +42,7 @@ def _convolve(images: jax.Array, kernel: jax.Array, padding: Pads) -> jax.Array:
         n + sum(pads) - k + 1
         for n, pads, k in zip(images.shape[1:3], padding, kernel.shape[:2], strict=True)
     )
-    return onednn_calls.convolution(images, kernel, (1, 1), padding, (size[0], size[1]))
+    return onednn_calls.convolution(images, kernel, Window((1, 1), padding, (size[0], size[1])))
 
 
 def patches(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -120,11 +121,8 @@ def depthwise_as_conv(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
         gradient = onednn_calls.convolution(
             tall.reshape(1, -1, columns, channels),
             kernel.reshape(-1, width, 1, channels),
-            (1, 1),
-            ((0, behind), (0, 0)),
-            (stride + behind, kernel_size[1]),
+            Window((1, 1), ((0, behind), (0, 0)), (stride + behind, kernel_size[1]), spec.strides),
             groups=channels,
-            dilation=spec.strides,
         )
         return gradient[0, : kernel_size[0], :, None]
 

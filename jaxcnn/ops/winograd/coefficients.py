@@ -27,7 +27,7 @@ The second factors are the polynomial g0 + g1 p + g2 p^2 at the points p = 0, 1,
 
 (The halves may stand in G or in B^T; `f_m_3` has them in B^T, as its G is the plain evaluation.)
 A 3x3 kernel is transformed along both axes, so F(2x2, 3x3) takes 4 x 4 multiplications for 2 x 2
-outputs instead of 36, and F(4x4, 3x3) takes 36 instead of 144.
+outputs, where the definition takes 36, and F(4x4, 3x3) takes 36, where it takes 144.
 """
 
 import functools

@@ -2,8 +2,8 @@
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308, section 4.1:
 Y = A^T [(G g G^T) * (B^T d B)] A for tiles of m x m outputs, which takes one multiplication for
-each of P x P points instead of 9 m^2: F(2x2, 3x3) 16 instead of 36, F(4x4, 3x3) 36 instead of 144.
-The sum over channels makes the elementwise product P^2 matrix products, one for each point.
+each of P x P points, where the definition takes 9 m^2: F(2x2, 3x3) saves 20 of 36, F(4x4, 3x3) 108
+of 144. The sum over channels makes the elementwise product P^2 matrix products, one for each point.
 """
 
 from collections.abc import Callable

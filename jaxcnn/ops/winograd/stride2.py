@@ -3,14 +3,14 @@
 The outer taps along an axis meet every other pixel: two taps, F(4, 2), five products instead of
 eight. The inner tap meets the pixels between, one product for each output. So the nine taps fall
 into four groups: corners, 25 products for 16 outputs; those above and below the center, and those
-beside it, 20 each; the center, 16. That is 81 instead of 144. Products that are added up into the
-same numbers are one matrix product: there are 25 + 5 + 5 + 1 matrices.
+beside it, 20 each; the center, 16. That is 81, where the definition takes 144. Products that are
+added up into the same numbers are one matrix product: there are 25 + 5 + 5 + 1 matrices.
 
 The forward pass and the gradient of the images do not gain: each of the 81 would have to be written
 and read again.
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxcnn.ops.chunks import Chunk, chunk_size, sum_chunks
 from jaxcnn.ops.spec import ConvSpec, Pair, cropped
 from jaxcnn.ops.winograd import coefficients, transforms
 from jaxcnn.ops.winograd.coefficients import Cost
-from jaxcnn.ops.winograd.stride1 import Matmuls
+from jaxcnn.ops.winograd.stride1 import Matmul, Matmuls
 
 # Transformed images and gradients of one chunk, or twice the sums over chunks if they are larger,
 # so that these are read and written less often.
@@ -46,6 +46,75 @@ def _tile_counts(size: Pair) -> Pair:
     return transforms.tile_counts(size, coefficients.f_4_2())
 
 
+class _Taps(NamedTuple):
+    """The pixels that the taps of a 3x3 kernel of stride 2 meet, in a chunk of images.
+
+    Attributes:
+        size: Height and width of the convolution's result.
+        lows: Zeros before the images along height and width.
+        dtype: Of what is computed.
+    """
+
+    size: Pair
+    lows: Pair
+    dtype: jnp.dtype
+
+    def inner(self, x: Chunk, axis: int) -> jax.Array:
+        """The pixels along an axis that inner taps meet."""
+        size, low = self.size[axis - 1], self.lows[axis - 1]
+        return transforms.entries(x, axis, 2, size, low, (1,), self.dtype)[0]
+
+    def outer(self, x: Chunk, axis: int) -> list[jax.Array]:
+        """For each tile along an axis the pixels that outer taps meet."""
+        scheme, count, low = coefficients.f_4_2(), self.counts[axis - 1], self.lows[axis - 1]
+        step, places = 2 * scheme.outputs, range(0, 2 * scheme.points, 2)
+        return transforms.entries(x, axis, step, count, low, places, self.dtype)
+
+    def outputs(self, dy: Chunk, axis: int) -> list[jax.Array]:
+        """For each tile along an axis its outputs."""
+        outputs, count = coefficients.f_4_2().outputs, self.counts[axis - 1]
+        return transforms.entries(dy, axis, outputs, count, 0, range(outputs), self.dtype)
+
+    @property
+    def counts(self) -> Pair:
+        """Tiles along height and width."""
+        return _tile_counts(self.size)
+
+    def edge_products(
+        self, x: Chunk, dy: Chunk, axis: int, other: int, matmul_tn: Matmul
+    ) -> jax.Array:
+        """The two outer taps along one axis, the inner tap of the other: `[5, C, F]`."""
+        scheme = coefficients.f_4_2()
+
+        def split(x: Chunk) -> list[jax.Array]:
+            return [self.inner(Chunk.of(pixels), other) for pixels in self.outer(x, axis)]
+
+        a = transforms.combine(scheme.bt, split, x, 0)
+        b = transforms.combine(scheme.at.T, lambda dy: self.outputs(dy, axis), dy, 0)
+        return matmul_tn(*(array.reshape(scheme.points, -1, array.shape[4]) for array in (a, b)))
+
+    def corner_products(self, x: Chunk, dy: Chunk, matmul_tn: Matmul) -> jax.Array:
+        """The two outer taps along both axes: `[25, C, F]`."""
+        scheme, columns = coefficients.f_4_2(), self.counts[1]
+        width = scheme.outputs * columns + 1
+
+        def split(x: Chunk) -> list[jax.Array]:
+            return [
+                transforms.entries(Chunk.of(rows), 2, 2, width, self.lows[1], (0,), self.dtype)[0]
+                for rows in self.outer(x, 1)
+            ]
+
+        half = transforms.combine(scheme.bt, split, x, 3)
+        a = transforms.across(scheme.bt, half, scheme.outputs, columns, self.dtype)
+        return matmul_tn(a, transforms.transform_output_grad(dy, scheme, self.dtype))
+
+    def center_product(self, x: Chunk, dy: Chunk, matmul_tn: Matmul) -> jax.Array:
+        """The inner tap along both axes: `[C, F]`."""
+        pixels = self.inner(Chunk.of(self.inner(x, 1)), 2)
+        arrays = (pixels, dy.sliced().astype(self.dtype))
+        return matmul_tn(*(array.reshape(-1, array.shape[3]) for array in arrays))
+
+
 def conv_kernel_grad(
     x: jax.Array, dy: jax.Array, spec: ConvSpec, matmuls: Matmuls, shards: int = 1
 ) -> jax.Array:
@@ -61,60 +130,19 @@ def conv_kernel_grad(
     Returns:
         `[3, 3, C, F]`, float32 or better.
     """
-    scheme, size = coefficients.f_4_2(), spec.output_size
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    x, pads = cropped(x, spec.padding)
-    lows, counts = (pads[0][0], pads[1][0]), _tile_counts(size)
-    outputs, points, matmul_tn = scheme.outputs, scheme.points, matmuls.tn
+    x, ((top, _), (left, _)) = cropped(x, spec.padding)
+    taps = _Taps(spec.output_size, (top, left), dtype)
+    matmul_tn = matmuls.tn
 
-    def inner_pixels(x: Chunk, axis: int) -> jax.Array:
-        """The pixels along an axis that inner taps meet."""
-        return transforms.entries(x, axis, 2, size[axis - 1], lows[axis - 1], (1,), dtype)[0]
+    def of_chunk(x: Chunk, dy: Chunk) -> tuple[jax.Array, ...]:
+        corners = taps.corner_products(x, dy, matmul_tn)
+        center = taps.center_product(x, dy, matmul_tn)
+        down = taps.edge_products(x, dy, 1, 2, matmul_tn)
+        across = taps.edge_products(x, dy, 2, 1, matmul_tn)
+        return corners, down, across, center
 
-    def outer_pixels(x: Chunk, axis: int) -> list[jax.Array]:
-        """For each tile along an axis the pixels that outer taps meet."""
-        step, places = 2 * outputs, range(0, 2 * points, 2)
-        return transforms.entries(x, axis, step, counts[axis - 1], lows[axis - 1], places, dtype)
-
-    def tile_outputs(dy: Chunk, axis: int) -> list[jax.Array]:
-        """For each tile along an axis its outputs."""
-        return transforms.entries(dy, axis, outputs, counts[axis - 1], 0, range(outputs), dtype)
-
-    def edges(x: Chunk, dy: Chunk, axis: int, other: int) -> jax.Array:
-        """Products of the two outer taps along one axis, the inner tap of the other."""
-
-        def split(x: Chunk) -> list[jax.Array]:
-            return [inner_pixels(Chunk.of(pixels), other) for pixels in outer_pixels(x, axis)]
-
-        a = transforms.combine(scheme.bt, split, x, 0)
-        b = transforms.combine(scheme.at.T, lambda dy: tile_outputs(dy, axis), dy, 0)
-        return matmul_tn(*(array.reshape(points, -1, array.shape[4]) for array in (a, b)))
-
-    def corners(x: Chunk, dy: Chunk) -> jax.Array:
-        """Products of the two outer taps along both axes."""
-
-        def split(x: Chunk) -> list[jax.Array]:
-            width = outputs * counts[1] + 1
-            return [
-                transforms.entries(Chunk.of(rows), 2, 2, width, lows[1], (0,), dtype)[0]
-                for rows in outer_pixels(x, 1)
-            ]
-
-        half = transforms.combine(scheme.bt, split, x, 3)
-        a = transforms.across(scheme.bt, half, outputs, counts[1], dtype)
-        return matmul_tn(a, transforms.transform_output_grad(dy, scheme, dtype))
-
-    def center(x: Chunk, dy: Chunk) -> jax.Array:
-        """Products of the inner tap along both axes."""
-        pixels = inner_pixels(Chunk.of(inner_pixels(x, 1)), 2)
-        arrays = (pixels, dy.sliced().astype(dtype))
-        return matmul_tn(*(array.reshape(-1, array.shape[3]) for array in arrays))
-
-    def of_chunk(x: Chunk, dy: Chunk) -> Sequence[jax.Array]:
-        of_corners, of_center = corners(x, dy), center(x, dy)
-        return of_corners, edges(x, dy, 1, 2), edges(x, dy, 2, 1), of_center
-
-    images = _images_in_chunk(x.shape[0] // shards, size, x.shape[3], dy.shape[3])
+    images = _images_in_chunk(x.shape[0] // shards, spec.output_size, x.shape[3], dy.shape[3])
     sums = sum_chunks(of_chunk, (x, dy), images, shards, lazy=True)
     return _kernel_from_groups(*sums)
 
