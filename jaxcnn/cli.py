@@ -39,7 +39,7 @@ Trains convolutional networks on small images and shows what they have learned.
 {verbs}
 
 examples:
-  jaxcnn train --config lenet:digits        a minute, nothing to download
+  jaxcnn train --config lenet:digits        without a download
   jaxcnn evaluate runs/lenet-digits
   jaxcnn train --config mobilenet           on CIFAR-10, downloaded on first use
   jaxcnn predict runs/mobilenet photo.jpg

@@ -57,7 +57,7 @@ class Installation:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1200,
         )
 
     def jaxcnn(self, *arguments):
