@@ -12,7 +12,7 @@ import pytest
 from conftest import random_dataset
 
 from jaxcnn import ops
-from jaxcnn.config import schema
+from jaxcnn.config import compat, schema
 from jaxcnn.data import batches
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
@@ -135,11 +135,11 @@ def test_a_run_leaves_a_complete_folder(reference):
     sizes = [array.size for name, array in arrays.items() if name.startswith("params/")]
     assert summary["parameters"] == sum(sizes)
     assert "best_epoch" not in summary  # never chosen on the test split
-    resolved = json.loads((reference / "config.json").read_text())
-    assert resolved["model"]["dtype"] == "float32"
-    assert resolved["model"]["plain"] is False
-    assert resolved["dataset"]["image_shape"] == [16, 16, 3]
-    assert "auto" not in json.dumps(resolved)
+    settings = json.loads((reference / "config.json").read_text())
+    assert settings["model"]["dtype"] == "float32"
+    assert settings["model"]["plain"] is False
+    assert settings["dataset"]["image_shape"] == [16, 16, 3]
+    assert "auto" not in json.dumps(settings)
     start = json.loads((reference / "environment.json").read_text())["starts"][0]
     assert start["dataset"] == "noise" and start["platform"] == "cpu"
 
@@ -153,6 +153,25 @@ def test_a_run_stopped_by_a_signal_continues_to_the_same_bytes(reference, tmp_pa
     fit.fit(_config(), random_dataset(), tmp_path / "run", report)
     assert f"continuing after step {step}" in report.said
     _assert_same_run(reference, tmp_path / "run")
+
+
+def test_a_run_of_a_version_with_other_names_of_keys_continues_to_the_same_bytes(
+    reference, tmp_path
+):
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        fit.fit(_config(), random_dataset(), run, StopAt(7))
+    content = json.loads((run / "config.json").read_text())
+    for old, current in compat.RENAMED.items():
+        section, name = current.split(".")
+        content[section][old.split(".")[1]] = content[section].pop(name)
+    assert content["train"]["accumulate"] == 1
+    (run / "config.json").write_text(json.dumps(content))
+    report = StopAt(-1)
+    fit.fit(_config(), random_dataset(), run, report)
+    assert "continuing after step 7" in report.said
+    _assert_same_run(reference, run)
+    assert (run / "config.json").read_bytes() == (reference / "config.json").read_bytes()
 
 
 def test_a_signal_during_compilation_stops_before_the_first_step(reference, tmp_path):
