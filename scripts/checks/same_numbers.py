@@ -97,7 +97,6 @@ CASES = {
         )
     ),
     "resnet20-devices": Case(_digits("resnet20", "--config.train.shard_optimizer=True"), devices=2),
-    "resnet20-local": Case(_digits("resnet20", "--config.model.batch_norm=local"), devices=2),
 }
 
 
