@@ -1,6 +1,7 @@
 """What holds for every test: strict JAX, the CPU, and the small networks and data they share."""
 
 import os
+from pathlib import Path
 from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -85,11 +86,23 @@ def init(model: nn.Module, images, seed: int = 0):
     return program(jax.random.key(seed))
 
 
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory) -> Path:
+    """Where compiled programs are kept: one folder for all workers of a session.
+
+    `JAXCNN_TEST_CACHE` names a folder that several sessions share.
+    """
+    if given := os.environ.get("JAXCNN_TEST_CACHE"):
+        return Path(given)
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla"
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
+def compilation_cache(cache_folder):
     """Compiles each program once per session, however many tests build it."""
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from jaxcnn.ops.dense_block.op import dense_block, is_dense_block_fast, layer_by
 from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS
 from jaxcnn.ops.norm import at_least_float32, moments, normalized, relu
 from jaxcnn.ops.norm_conv import DeferredNorm, conv_of_normalised
+from jaxcnn.ops.onednn_calls import are_in as calls_onednn
 from jaxcnn.ops.onednn_calls import is_present as has_onednn
 from jaxcnn.ops.onednn_calls import uncached
 from jaxcnn.ops.pooling import avg_pool, max_pool
@@ -14,6 +15,7 @@ __all__ = [
     "DeferredNorm",
     "at_least_float32",
     "avg_pool",
+    "calls_onednn",
     "conv_general_dilated",
     "conv_of_normalised",
     "dense_block",

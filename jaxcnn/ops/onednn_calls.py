@@ -59,6 +59,11 @@ def uncached() -> Iterator[None]:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
+def are_in(lowered: Any) -> bool:
+    """Whether a program from `jax.jit(...).lower(...)` calls oneDNN."""
+    return "__onednn$" in lowered.as_text()
+
+
 class Window(NamedTuple):
     """How the kernel of a convolution goes over the images.
 

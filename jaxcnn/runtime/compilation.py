@@ -1,6 +1,5 @@
 """How the programs of a run are compiled: XLA's options, oneDNN, the compilation cache."""
 
-import contextlib
 import os
 import stat
 import tempfile
@@ -28,17 +27,20 @@ def compiler_options() -> dict[str, str | bool]:
 def compiled(program: Any, arguments: Any) -> Any:
     """Compiles a program from `jax.jit`, with oneDNN where it can be called.
 
-    A program that calls oneDNN cannot be kept in the compilation cache; so one that could call it
-    never is.
+    A program that calls oneDNN cannot be kept in the compilation cache; the others are.
 
     Args:
         program: From `jax.jit`.
         arguments: Arrays, or their shapes and dtypes.
     """
     alone_on_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    calls_onednn = alone_on_cpu and ops.has_onednn()
-    with ops.uncached() if calls_onednn else contextlib.nullcontext():
+    if not (alone_on_cpu and ops.has_onednn()):
         return program.lower(*arguments).compile(compiler_options())
+    with ops.uncached():  # without this, what is lowered does not call oneDNN
+        lowered = program.lower(*arguments)
+        if ops.calls_onednn(lowered):
+            return lowered.compile(compiler_options())
+    return lowered.compile(compiler_options())
 
 
 def init_compiler_options() -> dict[str, int]:
