@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 
 import jax
 import pytest
@@ -50,6 +51,15 @@ def test_a_chosen_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="cannot write to the compilation cache .*file/cache"):
         compilation.use_compilation_cache()
+
+
+def test_a_program_that_does_not_call_onednn_is_kept_in_the_cache(cache_folder):
+    def program(x):
+        return x + 1
+
+    program.__name__ = f"kept_{uuid.uuid4().hex}"
+    compilation.compiled(jax.jit(program), (jax.numpy.ones(3),))
+    assert [path for path in cache_folder.iterdir() if program.__name__ in path.name]
 
 
 @pytest.mark.parametrize(
