@@ -62,6 +62,22 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parses the arguments of the verb.
+
+        A verb that sets a default for `program` gets there all that follows the first `--`, as it
+        is; argparse itself drops a later `--`, which belongs to the program.
+        """
+        if self.get_default("program") is None:
+            return self.parse_args(arguments)
+        given = list(arguments)
+        first = given.index("--") if "--" in given else len(given)
+        result = self.parse_args(given[:first])
+        result.program = given[first + 1 :]
+        if not result.program:
+            self.error("a program is required after --")
+        return result
+
     def error(self, message: str) -> NoReturn:
         """Exits with code 2 after one line."""
         _usage_error(f"{message}; see {self.prog} --help")
@@ -92,7 +108,7 @@ def run(arguments: Sequence[str]) -> int | None:
         return module.run(rest)
     parser = Parser(verb, module.__doc__ or "")
     module.add_arguments(parser)
-    return module.run(parser.parse_args(rest))
+    return module.run(parser.parse(rest))
 
 
 def end(program: Callable[[], int | None]) -> NoReturn:

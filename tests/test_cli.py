@@ -67,7 +67,7 @@ def test_help_of_a_verb_has_examples_that_the_verb_takes(verb, capsys):
         arguments = line.partition("#")[0].replace("'", "").split()[2:]
         parser = cli.Parser(verb, module.__doc__)
         module.add_arguments(parser)
-        parser.parse_args(arguments)
+        parser.parse(arguments)
 
 
 def test_version(capsys):
@@ -83,7 +83,8 @@ def test_version(capsys):
         (["layers"], "required: source; see jaxcnn layers --help"),
         (["plot", "run", "--ou", "x"], "unrecognized arguments: --ou"),
         (["prepare", "cifar1"], "invalid choice: 'cifar1'"),
-        (["launch", "2"], "required: PROGRAM; see jaxcnn launch --help"),
+        (["launch", "2", "true"], "unrecognized arguments: true"),
+        (["launch", "2"], "a program is required after --; see jaxcnn launch --help"),
     ],
 )
 def test_a_usage_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):

@@ -70,15 +70,16 @@ def test_a_process_alone_agrees_with_itself_at_once():
 
 
 def test_the_launcher_returns_the_first_failure_and_prefixes_the_output():
-    program = "import sys, time; i = int(sys.argv[-1][-1]); print('I am', i); sys.exit(i)"
+    program = "import sys; i = int(sys.argv[-1][-1]); print(*sys.argv[1:4], i); sys.exit(i)"
+    arguments = ["2", "--", sys.executable, "-c", program, "a", "--", "--b"]
     done = subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "launch", "2", "--", sys.executable, "-c", program],
+        [sys.executable, "-m", "jaxcnn", "launch", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 1, done.stderr
-    assert sorted(done.stdout.splitlines()) == ["[0] I am 0", "[1] I am 1"]
+    assert sorted(done.stdout.splitlines()) == ["[0] a -- --b 0", "[1] a -- --b 1"]
 
 
 def _launch(count, workdir, *arguments, devices=1):

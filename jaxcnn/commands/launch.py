@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the verb."""
     parser.usage = "jaxcnn launch [-h] [--devices N] [--gpus] COUNT -- PROGRAM [ARGUMENTS]"
     parser.add_argument("count", metavar="COUNT", type=int, help="number of processes")
-    parser.add_argument("program", metavar="PROGRAM", nargs="+", help="what to start, after --")
+    parser.set_defaults(program=[])  # all that follows --
     parser.add_argument(
         "--devices", metavar="N", type=int, help="CPU devices of each process, to try things out"
     )
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     """Starts the processes, passes on output and signals, and returns the first failure's code."""
     if args.count < 1:
         raise UserError(f"{args.count} processes are not allowed: at least 1")
-    program = list(args.program)
+    program = args.program
     if program[0] == "jaxcnn":  # this installation, whether it is on the PATH or not
-        program[:1] = [sys.executable, "-m", "jaxcnn"]
+        program = [sys.executable, "-m", "jaxcnn", *program[1:]]
     processes: list[subprocess.Popen[str]] = []
 
     def forward(signum: int, frame: FrameType | None) -> None:
