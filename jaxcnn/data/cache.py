@@ -27,13 +27,13 @@ def read_or_make(directory: Path, split: str, count: int, make: Callable[[], Spl
     """Returns the decoded split from the cache, or makes it and puts it there.
 
     Args:
-      directory: the version directory of a prepared data set.
-      split: name of the whole split.
-      count: its number of examples.
-      make: decodes it.
+        directory: The version directory of a prepared data set.
+        split: Name of the whole split.
+        count: Its number of examples.
+        make: Decodes it.
 
     Returns:
-      The split. A damaged, outdated or unwritable cache is no error: it costs the decoding.
+        The split. A damaged, outdated or unwritable cache is no error: it costs the decoding.
     """
     path, key = directory / FOLDER / f"{split}.npz", _key(directory)
     cached = _read(path, key, count)

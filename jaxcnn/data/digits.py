@@ -20,7 +20,7 @@ _MAX_VALUE = 16  # the data set counts dark pixels in 4x4 cells: 0..16
 
 def source() -> Source:
     """Returns the embedded digits with the splits `train` (1,437) and `test` (360)."""
-    # Imported here because it takes 1.3 s (scikit-learn 1.7, 2 CPU cores) and only digits needs it.
+    # Imported here because the import is slow and only this data set needs it.
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -49,10 +49,10 @@ def upscale(digits: np.ndarray) -> np.ndarray:
     bytes on every machine and with every library version.
 
     Args:
-      digits: integers `[N, 8, 8]`, 0..16.
+        digits: Integers `[N, 8, 8]`, 0..16.
 
     Returns:
-      uint8 `[N, 32, 32, 3]`, 0..255.
+        uint8 `[N, 32, 32, 3]`, 0..255.
     """
     size = digits.shape[1]
     # Pixel centres: output pixel i lies at (i + 1/2) / 4 - 1/2 = (2 i - 3) / 8 input pixels.
@@ -77,11 +77,11 @@ def stratified_choice(labels: np.ndarray, count: int) -> np.ndarray:
     changes (NEP 19), which it does not promise of `default_rng`.
 
     Args:
-      labels: int32 `[N]`.
-      count: how many to choose, at most N.
+        labels: int32 `[N]`.
+        count: How many to choose, at most N.
 
     Returns:
-      bool `[N]`, true for the chosen.
+        bool `[N]`, true for the chosen.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     quotas, remainders = np.divmod(sizes * count, len(labels))

@@ -20,10 +20,11 @@ class Dataset(NamedTuple):
     """The two splits of a run.
 
     Attributes:
-      train: the examples to learn from.
-      eval: the examples to measure on.
-      class_names: one name per label, in label order.
-      fingerprint: which data this is, such as `cifar10/3.0.2 sha256:0123456789abcdef`; see `load`.
+        train: The examples to learn from.
+        eval: The examples to measure on.
+        class_names: One name per label, in label order.
+        fingerprint: Which data this is, such as `cifar10/3.0.2 sha256:0123456789abcdef`; see
+            `load`.
     """
 
     train: Split
@@ -42,18 +43,18 @@ def load(name: str, *, data_dir: str, train_split: str, eval_split: str) -> Data
     where the data lies, nor on how it was packed, nor on the slices that were chosen.
 
     Args:
-      name: `digits` for the embedded data set, else a TFDS name. `cifar10` and `cifar100` are
-        downloaded and prepared on first use; others have to be prepared.
-      data_dir: a TFDS data directory; empty for the environment variable `TFDS_DATA_DIR`, then
-        `~/tensorflow_datasets`. Not used for `digits`.
-      train_split: TFDS split string, such as `train` or `train[:45000]`.
-      eval_split: likewise, such as `test` or `train[45000:]`.
+        name: `digits` for the embedded data set, else a TFDS name. `cifar10` and `cifar100` are
+            downloaded and prepared on first use; others have to be prepared.
+        data_dir: A TFDS data directory; empty for the environment variable `TFDS_DATA_DIR`, then
+            `~/tensorflow_datasets`. Not used for `digits`.
+        train_split: TFDS split string, such as `train` or `train[:45000]`.
+        eval_split: Likewise, such as `test` or `train[45000:]`.
 
     Returns:
-      Images uint8 `[N, H, W, C]`, 0..255, and labels int32 `[N]`. May share memory; do not write.
+        Images uint8 `[N, H, W, C]`, 0..255, and labels int32 `[N]`. May share memory; do not write.
 
     Raises:
-      UserError: an unknown name, an unusable directory or split, a failed download.
+        UserError: An unknown name, an unusable directory or split, a failed download.
     """
     source = digits.source() if name == digits.NAME else records.source(name, data_dir)
     train, evaluation = resolve(train_split, source), resolve(eval_split, source)

@@ -23,7 +23,7 @@ def find(root: Path, name: str) -> Path | None:
     description file is there if and only if the preparation ended.
 
     Raises:
-      UserError: the directory may not be read.
+        UserError: The directory may not be read.
     """
     try:
         versions = [

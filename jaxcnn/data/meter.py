@@ -21,11 +21,11 @@ class Meter:
         """Starts the clock.
 
         Args:
-          task: what is done, to start the line with.
-          total: how many steps there are.
-          unit: what `scale` steps are called, such as `MB`.
-          scale: steps per unit.
-          start: how many steps were done before.
+            task: What is done, to start the line with.
+            total: How many steps there are.
+            unit: What `scale` steps are called, such as `MB`.
+            scale: Steps per unit.
+            start: How many steps were done before.
         """
         self._task, self._total, self._unit, self._scale = task, total, unit, scale
         self._start = self._done = start

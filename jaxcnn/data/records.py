@@ -30,11 +30,11 @@ def source(name: str, data_dir: str) -> Source:
     """Opens a data set; CIFAR-10 and CIFAR-100 are downloaded and prepared if need be.
 
     Args:
-      name: its TFDS name, `NAME` or `NAME/CONFIG`.
-      data_dir: the TFDS data directory; empty for the default, see `locate.data_root`.
+        name: Its TFDS name, `NAME` or `NAME/CONFIG`.
+        data_dir: The TFDS data directory; empty for the default, see `locate.data_root`.
 
     Raises:
-      UserError: there is no such data set, it is not prepared, or it cannot be used.
+        UserError: There is no such data set, it is not prepared, or it cannot be used.
     """
     root = data_root(data_dir)
     if not re.fullmatch(r"[a-z][a-z0-9_]*(/[\w.-]*\w)?", name):

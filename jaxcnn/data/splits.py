@@ -13,8 +13,8 @@ class Split(NamedTuple):
     """The examples of one split, in memory.
 
     Attributes:
-      images: uint8 `[N, H, W, C]`, 0..255.
-      labels: int32 `[N]`, 0..classes - 1.
+        images: uint8 `[N, H, W, C]`, 0..255.
+        labels: int32 `[N]`, 0..classes - 1.
     """
 
     images: np.ndarray
@@ -25,10 +25,10 @@ class Source(NamedTuple):
     """A data set before anyone chose splits of it.
 
     Attributes:
-      title: name, version and, for a changed copy, the word `modified`: `cifar10/3.0.2 modified`.
-      class_names: one name per label, in label order.
-      split_infos: TFDS's description of every whole split, by name.
-      read: gives the whole split of that name.
+        title: Name, version and, for a changed copy, the word `modified`: `cifar10/3.0.2 modified`.
+        class_names: One name per label, in label order.
+        split_infos: TFDS's description of every whole split, by name.
+        read: Gives the whole split of that name.
     """
 
     title: str
@@ -49,13 +49,14 @@ def resolve(spec: str, source: Source) -> list[Piece]:
     """Returns the pieces that a TFDS split string names, joined in this order.
 
     Args:
-      spec: `train`, `train[:45000]`, `train[90%:]`, `train+test`, as in
-        https://www.tensorflow.org/datasets/splits. TFDS itself reads it, so that a string means
-        here what it means there.
-      source: the data set.
+        spec: `train`, `train[:45000]`, `train[90%:]`, `train+test`, as in
+            https://www.tensorflow.org/datasets/splits. TFDS itself reads it, so that a string means
+            here what it means there.
+        source: The data set.
 
     Raises:
-      UserError: the string is malformed, names a split or a range that is not there, or no example.
+        UserError: If the string is malformed, or names no example, or a split or range that is not
+            there.
     """
     try:
         absolute = tfds.core.ReadInstruction.from_spec(spec).to_absolute(source.split_infos)

@@ -19,10 +19,10 @@ class Files(NamedTuple):
     """The example files of a data set and where they came from.
 
     Attributes:
-      layout: which form it is.
-      content: bytes by file name, for the layout's `train` and `test`.
-      origin: for people: the archive's or folder's name and what its checksums say.
-      modified: whether it is anything but the published data.
+        layout: Which form it is.
+        content: Bytes by file name, for the layout's `train` and `test`.
+        origin: For people: the archive's or folder's name and what its checksums say.
+        modified: Whether it is anything but the published data.
     """
 
     layout: Layout
@@ -35,13 +35,13 @@ def read(path: Path, cifar: Cifar, *, allow_modified: bool) -> Files:
     """Reads the example files from an archive or from an unpacked folder.
 
     Args:
-      path: the binary or the python archive, the folder that one of them unpacks to, or the folder
-        above it.
-      cifar: which data set to expect.
-      allow_modified: whether to accept what is not the published data.
+        path: The binary or the python archive, the folder that one of them unpacks to, or the
+            folder above it.
+        cifar: Which data set to expect.
+        allow_modified: Whether to accept what is not the published data.
 
     Raises:
-      UserError: nothing is there, it is damaged, or it is modified and that is not allowed.
+        UserError: Nothing is there, it is damaged, or it is modified and that is not allowed.
     """
     path = path.expanduser()
     try:

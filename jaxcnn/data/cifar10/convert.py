@@ -14,8 +14,8 @@ class Records(NamedTuple):
     """The examples of one split in published order.
 
     Attributes:
-      images: uint8 `[N, 32, 32, 3]`, 0..255.
-      labels: uint8 `[N, L]`, one column per label feature of the data set.
+        images: uint8 `[N, 32, 32, 3]`, 0..255.
+        labels: uint8 `[N, L]`, one column per label feature of the data set.
     """
 
     images: np.ndarray
@@ -26,7 +26,7 @@ def parse(files: Files, cifar: Cifar) -> dict[str, Records]:
     """Returns the records of the splits `train` and `test`.
 
     Raises:
-      UserError: a file is damaged.
+        UserError: A file is damaged.
     """
     splits = {"train": files.layout.train, "test": files.layout.test}
     return {

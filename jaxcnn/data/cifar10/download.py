@@ -1,8 +1,8 @@
 """How is an archive downloaded from a slow host, and what is said when that fails?
 
 TFDS keeps the downloaded file, checks its checksum and finds it again. The transfer itself is done
-here, because TFDS 4.9.10 waits without limit for a host that does not answer, tries an unreachable
-one for 205 s before it says so, and starts from the beginning where a connection breaks.
+here, because TFDS 4.9.10 waits without limit for a host that does not answer, retries an
+unreachable one for minutes before it reports it, and starts anew where a connection breaks.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ def fetch(cifar: Cifar, root: Path) -> Path:
     """Returns the path of the published binary archive, downloading it unless it is there.
 
     Args:
-      cifar: which archive; its size and SHA-256 are checked.
-      root: the data directory; the archive lands in `downloads` below, where TFDS would put it.
+        cifar: Which archive; its size and SHA-256 are checked.
+        root: The data directory; the archive lands in `downloads` below, where TFDS would put it.
 
     Raises:
-      UserError: within 10 s if the host cannot be reached; later if the transfer breaks off for
-        good or gives another file. It names the ways to do without the download.
+        UserError: Within 10 s if the host cannot be reached; later if the transfer breaks off for
+            good or gives another file. It names the ways to do without the download.
     """
     layout, transfer = cifar.binary, _Transfer()
     url_info = checksums.UrlInfo(
@@ -141,7 +141,7 @@ def stream_to_file(url: str, path: Path) -> None:
     """Writes the file at `url` to `path`, going on where a connection broke.
 
     Raises:
-      requests.RequestException: five attempts in a row brought nothing new.
+        requests.RequestException: Five attempts in a row brought nothing new.
     """
     best = attempts = 0
     with path.open("wb") as file:

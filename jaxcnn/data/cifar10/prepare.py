@@ -34,19 +34,19 @@ def prepare(
     An interrupted preparation leaves nothing that looks like a prepared data set.
 
     Args:
-      name: `cifar10` or `cifar100`.
-      data_dir: where to put it; created if missing. Empty for `TFDS_DATA_DIR`, then
-        `~/tensorflow_datasets`.
-      archive_path: the binary or python archive or the folder that it unpacks to; empty to
-        download the binary one.
-      allow_modified: whether to accept files that are not the published ones; the fingerprint of
-        every run then says `modified`.
+        name: `cifar10` or `cifar100`.
+        data_dir: Where to put it; created if missing. Empty for `TFDS_DATA_DIR`, then
+            `~/tensorflow_datasets`.
+        archive_path: The binary or python archive or the folder that it unpacks to; empty to
+            download the binary one.
+        allow_modified: Whether to accept files that are not the published ones; the fingerprint of
+            every run then says `modified`.
 
     Returns:
-      The directory of the prepared version. If it was there already, nothing is done.
+        The directory of the prepared version. If it was there already, nothing is done.
 
     Raises:
-      UserError: unusable directory or archive, failed download.
+        UserError: Unusable directory or archive, failed download.
     """
     if name not in SETS:
         raise UserError(f"cannot prepare {name!r}: only {' and '.join(SETS)}")

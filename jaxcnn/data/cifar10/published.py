@@ -14,15 +14,15 @@ class Layout(NamedTuple):
     """One of the two forms in which a CIFAR data set is published.
 
     Attributes:
-      folder: the folder inside the archive.
-      url: where it is published.
-      archive_bytes: its size.
-      archive_sha256: its checksum.
-      train: files with training examples, in order, each with its checksum.
-      test: likewise for test examples.
-      checksum: the kind of those checksums.
-      largest_file: bytes that no file of the archive exceeds; a larger one is not read.
-      pickled: whether the files are Python pickles rather than plain records.
+        folder: The folder inside the archive.
+        url: Where it is published.
+        archive_bytes: Its size.
+        archive_sha256: Its checksum.
+        train: Files with training examples, in order, each with its checksum.
+        test: Likewise for test examples.
+        checksum: The kind of those checksums.
+        largest_file: Bytes that no file of the archive exceeds; a larger one is not read.
+        pickled: Whether the files are Python pickles rather than plain records.
     """
 
     folder: str
@@ -45,12 +45,12 @@ class Cifar(NamedTuple):
     """One of the two CIFAR data sets.
 
     Attributes:
-      name: its TFDS name.
-      label_keys: the label features, in the order of the label bytes of a record.
-      class_names: for each label feature, a name per label.
-      python_labels: the keys of the same labels in the python version.
-      binary: the layout that TFDS downloads.
-      python: the layout that most other libraries download.
+        name: Its TFDS name.
+        label_keys: The label features, in the order of the label bytes of a record.
+        class_names: For each label feature, a name per label.
+        python_labels: The keys of the same labels in the python version.
+        binary: The layout that TFDS downloads.
+        python: The layout that most other libraries download.
     """
 
     name: str

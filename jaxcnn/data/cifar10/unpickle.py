@@ -68,13 +68,13 @@ def read_batch(data: bytes) -> dict[str, Any]:
     """Reads the pickled dictionary of one batch.
 
     Args:
-      data: the file's content.
+        data: The file's content.
 
     Returns:
-      Its entries by name; an array of bytes as uint8 array of its own shape.
+        Its entries by name; an array of bytes as uint8 array of its own shape.
 
     Raises:
-      RefusedPickleError: for anything else.
+        RefusedPickleError: For anything else.
     """
     try:
         # Python 2 wrote the official batches; its strings are bytes.
