@@ -28,7 +28,7 @@ MANY_PARAMETERS = 8
 # tiles stay in the cache").
 _NUMBER = r"(?<![\w.])\d[\d,.]*"
 TIMING = re.compile(
-    rf"(?<!within )(?<!every )(?<!after )(?<!most )(?<!is ){_NUMBER} ?"
+    rf"(?<![Ww]ithin )(?<![Ee]very )(?<!after )(?<!most )(?<!is ){_NUMBER} ?"
     r"(?:ms|us|µs|s|min|[GT]FLOP/s|[MG]B/s|images/s)(?![\w/])"
     rf"|{_NUMBER} times (?:as|faster|slower|the)\b"
     rf"|{_NUMBER} ?(?:%|percent) (?:faster|slower|longer|of the (?:step|time))"
