@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxcnn import ops
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset, Split
@@ -24,8 +23,10 @@ from jaxcnn.runtime.compilation import init_compiler_options
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# One small network of each kind of block, quick to compile.
-SMALL: dict[str, nn.Module] = {
+# One small network of each kind of block. Stock operations compile several times faster: use them
+# for tests of what is built from layers; tests/test_ops*.py show that ours give the same numbers,
+# and the tests of the command line train with them.
+SMALL_FAST: dict[str, nn.Module] = {
     "lenet": LeNet(),
     "resnet": ResNet(blocks=(1, 1), widths=(8, 16)),
     "resnet_padded": ResNet(blocks=(1, 1), widths=(8, 16), shortcut="padded"),
@@ -35,6 +36,7 @@ SMALL: dict[str, nn.Module] = {
     "densenet_without_bottleneck": DenseNet(blocks=(2, 2), growth_rate=4, bn_size=0),
     "mobilenet": MobileNet(blocks=((16, 1), (32, 2)), stem_strides=2),
 }
+SMALL = {name: model.clone(ops="stock") for name, model in SMALL_FAST.items()}
 FAMILIES = ("lenet", "resnet", "densenet", "mobilenet")
 
 
@@ -103,16 +105,6 @@ def compilation_cache(cache_folder):
     """Compiles each program once per session, however many tests build it."""
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder))
-
-
-@pytest.fixture
-def stock_convolutions(monkeypatch):
-    """Puts XLA's own convolution in the networks: it compiles several times faster.
-
-    For tests of what is built from convolutions; tests/test_ops*.py show that ours give the same
-    numbers, and the tests of the command line train with them.
-    """
-    monkeypatch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import pytest
 from jaxcnn import models
 from jaxcnn.models import summary
 
-pytestmark = pytest.mark.usefixtures("stock_convolutions")
-
 IMAGE = (32, 32, 3)
 
 

@@ -22,22 +22,19 @@ PROGRAM = """
 import json, sys
 sys.path[:0] = ["tests"]
 import jax, numpy as np
-from jax import lax
-from conftest import SMALL, random_dataset, small_settings
+from conftest import SMALL, SMALL_FAST, random_dataset, small_settings
 from test_steps import _optimizer
-from jaxcnn import ops
 from jaxcnn.ops.conv import xla
 from jaxcnn.runtime import sharding
 from jaxcnn.train.programs import Programs
 family, devices, layouts = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-if layouts.pop("stock"):
-    ops.conv_general_dilated = lax.conv_general_dilated
+networks = SMALL if layouts.pop("stock") else SMALL_FAST
 xla.chunk_size = lambda *_: 3  # chunks that neither the batch nor a device divides by
 dataset = random_dataset(train=256)
 for name, layout in layouts.items():
     layout = {"batch_size": 64, "eval_batch_size": 16, **layout}
     programs = Programs(
-        small_settings(dataset, **layout), SMALL[family], _optimizer(), dataset,
+        small_settings(dataset, **layout), networks[family], _optimizer(), dataset,
         sharding.data_mesh(jax.devices()[:devices]),
     )
     state = programs.init()

@@ -18,8 +18,6 @@ from jaxcnn.runtime import sharding
 from jaxcnn.train import feed
 from jaxcnn.train.programs import Programs
 
-pytestmark = pytest.mark.usefixtures("stock_convolutions")
-
 ORDER = np.random.default_rng(0).permutation(48).astype(np.int32).reshape(6, 8)
 
 
@@ -102,7 +100,7 @@ def test_recomputing_blocks_changes_no_variable(name):
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     plain, recomputed = (
         jax.eval_shape(
-            partial(models.create(name, remat=remat).init, train=True),
+            partial(models.create(name, remat=remat, ops="stock").init, train=True),
             jax.random.key(0),
             images,
         )

@@ -6,12 +6,10 @@ import shutil
 import signal
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from conftest import random_dataset
 
-from jaxcnn import ops
 from jaxcnn.config import compat, schema
 from jaxcnn.data import batches
 from jaxcnn.errors import UserError
@@ -89,10 +87,9 @@ class StopAt(Observer):
 
 @pytest.fixture(scope="module")
 def quick_to_compile():
-    """Makes resnet20 a network of one block with XLA's own convolution: here is the loop meant."""
-    small = resnet.ResNet, {"blocks": (1,), "widths": (8,)}
+    """Makes resnet20 a network of one block with stock operations: here is the loop meant."""
+    small = resnet.ResNet, {"blocks": (1,), "widths": (8,), "ops": "stock"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
         patch.setitem(resnet.VARIANTS, "resnet20", small)
         yield
 

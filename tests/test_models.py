@@ -9,14 +9,12 @@ import pytest
 from conftest import FAMILIES, SMALL, init
 from flax import linen as nn
 
-from jaxcnn import models, ops
+from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.runtime.compilation import compiler_options
 from jaxcnn.train import metrics
-
-pytestmark = pytest.mark.usefixtures("stock_convolutions")
 
 
 def _init(model, shape, *, train=False):
@@ -152,7 +150,7 @@ def test_norm_uses_the_batch_in_training_and_the_running_statistics_in_evaluatio
     class Norm(nn.Module):
         @nn.compact
         def __call__(self, x, *, train):
-            return layers.norm(x, train=train, name="norm", dtype=jnp.float32)
+            return layers.BatchNorm(dtype=jnp.float32, name="norm")(x, train=train)
 
     x = 3.0 + 2.0 * _random((8, 4, 4, 5))
     variables = Norm().init(jax.random.key(0), x, train=False)
@@ -181,7 +179,7 @@ def test_plain_leaves_out_the_shortcuts_and_nothing_else():
     assert "shortcut_conv" in residual["stage2_block1"]
     shortcuts = sum(64 * 2**i * 128 * 2**i + 2 * 128 * 2**i for i in range(3))
     assert _count(residual) - _count(plain) == shortcuts
-    padded, plain = models.create("resnet20"), models.create("resnet20", plain=True)
+    padded, plain = (models.create("resnet20", plain=p, ops="stock") for p in (False, True))
     images = _random((2, 32, 32, 3))
     variables = init(padded, images)
     with_shortcuts, without = (
@@ -192,11 +190,12 @@ def test_plain_leaves_out_the_shortcuts_and_nothing_else():
 
 def test_a_plain_variant_is_the_residual_one_without_shortcuts():
     images = _random((2, 32, 32, 3))
-    named, option = models.create("plain20"), models.create("resnet20", plain=True)
+    named = models.create("plain20", ops="stock")
+    option = models.create("resnet20", plain=True, ops="stock")
     variables = init(named, images)
     apply = lambda m: jax.jit(lambda v: m.apply(v, images, train=False))(variables)  # noqa: E731
     np.testing.assert_array_equal(apply(named), apply(option))
-    assert not np.allclose(apply(named), apply(models.create("resnet20")))
+    assert not np.allclose(apply(named), apply(models.create("resnet20", ops="stock")))
     # With the last norm of a block at zero, a residual block passes its input on, a plain one 0.
     params = dict(variables["params"])
     block = params["stage3_block3"]
@@ -216,7 +215,7 @@ def test_width_scales_every_layer():
 
 
 def test_densenet_appends_new_channels_after_the_old_ones():
-    model = DenseNet(blocks=(1,), growth_rate=4)
+    model = DenseNet(blocks=(1,), growth_rate=4, ops="stock")
     params = _init(model, (1, 8, 8, 3))["params"]
     assert params["final_norm"]["scale"].shape == (8 + 4,)
     images = _random((2, 8, 8, 3))
@@ -231,7 +230,7 @@ def test_densenet_appends_new_channels_after_the_old_ones():
 
 
 def test_dropout_acts_in_training_only():
-    model = DenseNet(blocks=(2,), growth_rate=4, drop_rate=0.5)
+    model = DenseNet(blocks=(2,), growth_rate=4, drop_rate=0.5, ops="stock")
     images = _random((2, 8, 8, 3))
     variables = init(model, images)
 
@@ -244,8 +243,8 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_array_equal(train(1), train(1))
 
 
-def _densenet_gradient(remat):
-    model = DenseNet(blocks=(8,), growth_rate=8, remat=remat)
+def _densenet_gradient(remat, ops):
+    model = DenseNet(blocks=(8,), growth_rate=8, remat=remat, ops=ops)
     images, labels = _random((16, 16, 16, 3)), jnp.arange(16) % 10
     variables = init(model, images)
 
@@ -260,11 +259,10 @@ def _densenet_gradient(remat):
 
 
 def test_a_recomputed_densenet_gives_the_same_gradients_with_less_memory():
-    """Layer by layer; on the CPU the block is one operation all the same, and needs less still."""
-    with ops.layer_by_layer():
-        plain, plain_bytes = _densenet_gradient(False)
-        efficient, efficient_bytes = _densenet_gradient(True)
-    as_one, least_bytes = _densenet_gradient(True)
+    """In stock operations; a block that is one operation needs less still, with or without."""
+    plain, plain_bytes = _densenet_gradient(False, "stock")
+    efficient, efficient_bytes = _densenet_gradient(True, "stock")
+    as_one, least_bytes = _densenet_gradient(True, "fast")
     assert jax.tree.structure(plain) == jax.tree.structure(efficient)
     for a, b, c in zip(*map(jax.tree.leaves, (plain, efficient, as_one)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)

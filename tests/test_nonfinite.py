@@ -10,7 +10,6 @@ import pytest
 from conftest import random_dataset, random_images
 from flax import linen as nn
 
-from jaxcnn import ops
 from jaxcnn.config import schema
 from jaxcnn.config.schema import OptimConfig
 from jaxcnn.data import augment
@@ -38,10 +37,9 @@ BAD = 3  # the images of this class carry the poison
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_to_compile():
-    """Makes resnet20 a network of one block with XLA's own convolution."""
-    small = resnet.ResNet, {"blocks": (1,), "widths": (8,)}
+    """Makes resnet20 a network of one block with stock operations."""
+    small = resnet.ResNet, {"blocks": (1,), "widths": (8,), "ops": "stock"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
         patch.setitem(resnet.VARIANTS, "resnet20", small)
         yield
 

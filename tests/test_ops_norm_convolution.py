@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from jaxcnn import ops
 from jaxcnn.ops import onednn_calls
-from jaxcnn.ops.norm_conv import DeferredNorm
 from jaxcnn.ops.winograd import stride1
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
@@ -42,8 +41,8 @@ def step_by_step(x: Any, scale: Any, bias: Any, kernel: Any, pads: Pads) -> jax.
 
 def at_once(x: Any, scale: Any, bias: Any, kernel: Any, pads: Pads) -> jax.Array:
     """As one operation, if it can be."""
-    images = DeferredNorm(x, scale, bias, *ops.moments(x), 1e-5, True, x.dtype)
-    return ops.conv_of_normalised(images, kernel, (1, 1), pads, dimension_numbers=LAYOUT)
+    moments = ops.moments(x)
+    return ops.norm_relu_conv(x, scale, bias, *moments, kernel, (1, 1), pads, epsilon=1e-5)
 
 
 def value_and_gradients(function: Any, arrays: Any, pads: Pads = ((1, 1), (1, 1))) -> list[Any]:
@@ -77,7 +76,7 @@ def assert_near(actual: Any, expected: Any, limit: float) -> None:
 
 def is_one_operation(arrays: Any, pads: Pads = ((1, 1), (1, 1))) -> bool:
     """Whether the convolution takes the norm's input."""
-    return "cnn_normalised_convolution" in str(
+    return "cnn_norm_relu_conv" in str(
         jax.make_jaxpr(lambda *arrays: at_once(*arrays, pads))(*arrays)
     )
 

@@ -14,45 +14,105 @@ import pytest
 from flax import linen as nn
 
 from jaxcnn import ops
-from jaxcnn.models.batch_norm import BatchNorm
+from jaxcnn.errors import UserError
+from jaxcnn.models.layers import BatchNorm
 
 # Rows of 6 and 16 pixels are added up in parts, of 11 not; nor is what has no rows.
 SHAPES = [(4, 5, 6, 3), (2, 16, 16, 32), (3, 5, 11, 2), (20, 3)]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("is_rectified", [False, True])
-@pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_is_that_of_flax(train: bool, is_rectified: bool, shape: Any) -> None:
+def _variables(channels: int) -> dict[str, Any]:
+    """Random scale, bias and running statistics, float64."""
     rng = np.random.default_rng(0)
-    fields: dict[str, Any] = {"use_running_average": not train, "momentum": 0.9, "epsilon": 1e-5}
-    results = []
-    c = shape[-1]
+    params = {name: jnp.asarray(rng.normal(size=channels)) for name in ("scale", "bias")}
+    stats = {
+        "mean": jnp.asarray(rng.normal(size=channels)),
+        "var": jnp.asarray(1 + rng.random(channels)),
+    }
+    return {"params": params, "batch_stats": stats}
+
+
+def _results(apply: Any, variables: dict[str, Any], x: jax.Array) -> Any:
+    """The gradients of a function of the result, the result and the running statistics."""
+
+    def loss(params: Any, x: jax.Array) -> Any:
+        y, updated = apply({**variables, "params": params}, x)
+        return jnp.sum(jnp.sin(y)), (y, updated)
+
+    return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("with_relu", [False, True])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("operations", ["fast", "stock"])
+def test_batch_norm_is_that_of_flax(
+    operations: str, train: bool, with_relu: bool, shape: Any
+) -> None:
+    options: dict[str, Any] = {"momentum": 0.9, "epsilon": 1e-5}
     with jax.enable_x64(True):
-        x = jnp.asarray(1 + 2 * rng.normal(size=shape))
-        params = {"scale": jnp.asarray(rng.normal(size=c)), "bias": jnp.asarray(rng.normal(size=c))}
-        stats = {"mean": jnp.asarray(rng.normal(size=c)), "var": jnp.asarray(1 + rng.random(c))}
-        ours = BatchNorm(dtype=jnp.float64, is_rectified=is_rectified, **fields)
-        for layer in (ours, nn.BatchNorm(**fields)):
+        x = jnp.asarray(1 + 2 * np.random.default_rng(1).normal(size=shape))
+        ours = BatchNorm(dtype=jnp.float64, ops=operations, **options)
+        theirs = nn.BatchNorm(use_running_average=not train, **options)
 
-            def loss(params: Any, x: jax.Array, layer: nn.Module = layer) -> Any:
-                variables = {"params": params, "batch_stats": stats}
-                y, updated = layer.apply(variables, x, mutable=["batch_stats"])
-                y = nn.relu(y) if is_rectified and layer is not ours else y
-                return jnp.sum(jnp.sin(y)), (y, updated)
+        def apply_ours(variables: Any, x: jax.Array) -> Any:
+            return ours.apply(
+                variables, x, train=train, with_relu=with_relu, mutable=["batch_stats"]
+            )
 
-            results.append(jax.grad(loss, (0, 1), has_aux=True)(params, x))
+        def apply_theirs(variables: Any, x: jax.Array) -> Any:
+            y, updated = theirs.apply(variables, x, mutable=["batch_stats"])
+            return (nn.relu(y) if with_relu else y), updated
+
+        variables = _variables(shape[-1])
+        pair = [_results(apply, variables, x) for apply in (apply_ours, apply_theirs)]
         shapes = [
-            jax.tree.map(jnp.shape, layer.init(jax.random.key(0), x))
-            for layer in (BatchNorm(dtype=jnp.float32, **fields), nn.BatchNorm(**fields))
+            jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x, train=train)),
+            jax.tree.map(jnp.shape, theirs.init(jax.random.key(0), x)),
         ]
     assert shapes[0] == shapes[1]
-    # flax reduces in float32 at least, ours in float64: float32's rounding is what may differ.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *results)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *pair)
+
+
+@pytest.mark.parametrize("operations", ["fast", "stock"])
+@pytest.mark.parametrize("with_relu", [False, True])
+def test_each_group_is_normalized_alone_and_running_statistics_are_averaged(
+    with_relu: bool, operations: str
+) -> None:
+    with jax.enable_x64(True):
+        x = jnp.asarray(1 + 2 * np.random.default_rng(1).normal(size=(12, 5, 6, 3)))
+        one, four = (BatchNorm(dtype=jnp.float64, ops=operations, groups=g) for g in (1, 4))
+
+        def apply(layer: nn.Module, variables: Any, x: jax.Array) -> Any:
+            options: dict[str, Any] = {"train": True, "with_relu": with_relu}
+            return layer.apply(variables, x, mutable=["batch_stats"], **options)
+
+        def definition(variables: Any, x: jax.Array) -> Any:
+            parts, updates = zip(*(apply(one, variables, p) for p in jnp.split(x, 4)), strict=True)
+            mean = jax.tree.map(lambda *each: jnp.mean(jnp.stack(each), 0), *updates)
+            return jnp.concatenate(parts), mean
+
+        variables = _variables(3)
+        ours = _results(lambda v, x: apply(four, v, x), variables, x)
+        expected = _results(definition, variables, x)
+        whole = _results(lambda v, x: apply(one, v, x), variables, x)
+        assert not np.allclose(ours[1][0], whole[1][0], rtol=1e-3)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, expected
+        )
+        # In evaluation groups make no difference.
+        evaluated = [layer.apply(variables, x, train=False) for layer in (one, four)]
+        np.testing.assert_array_equal(*evaluated)
+
+
+def test_groups_that_do_not_divide_a_batch_are_refused_in_words() -> None:
+    with pytest.raises(UserError, match="norm_groups=4 does not divide a batch of 6 images"):
+        layer = BatchNorm(dtype=jnp.float32, groups=4)
+        layer.init(jax.random.key(0), jnp.ones((6, 2, 2, 3)), train=True)
 
 
 def _loss(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.sin(ops.normalized(x, scale, bias, *ops.moments(x), 1e-5, True)))
+    return jnp.sum(jnp.sin(ops.normalize(x, scale, bias, *ops.moments(x), 1e-5, True)))
 
 
 def _operands(dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
@@ -80,7 +140,7 @@ def test_vmap_and_remat_change_nothing() -> None:
 def test_bfloat16_is_computed_in_float32() -> None:
     x, scale, bias = _operands(jnp.bfloat16)
     mean, var = ops.moments(x)
-    y = ops.normalized(x, scale, bias, mean, var, 1e-5, True)
+    y = ops.normalize(x, scale, bias, mean, var, 1e-5, True)
     assert {a.dtype for a in (y, mean, var)} == {jnp.dtype(jnp.float32)}
     dx, *rest = jax.grad(_loss, (0, 1, 2))(x, scale, bias)
     wide, *expected = jax.grad(_loss, (0, 1, 2))(x.astype(jnp.float32), scale, bias)
@@ -97,7 +157,7 @@ def test_a_sharded_batch_is_not_gathered() -> None:
     from jaxcnn import ops
 
     def loss(x, scale, bias):
-        return jnp.sum(jnp.sin(ops.normalized(x, scale, bias, *ops.moments(x), 1e-5, True)))
+        return jnp.sum(jnp.sin(ops.normalize(x, scale, bias, *ops.moments(x), 1e-5, True)))
 
     def local(x, scale, bias):
         return jax.lax.pmean(loss(x, scale, bias), "data")

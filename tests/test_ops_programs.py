@@ -138,15 +138,14 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
             assert np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
 
     def normed(scale, kernel, x):
-        norm = ops.DeferredNorm(x, scale, 1 - scale, *ops.moments(x), 1e-5, True, x.dtype)
-        y = ops.conv_of_normalised(norm, kernel, (1, 1), "SAME", None, None,
-                                   ("NHWC", "HWIO", "NHWC"))
+        moments = ops.moments(x)
+        y = ops.norm_relu_conv(x, scale, 1 - scale, *moments, kernel, (1, 1), "SAME", epsilon=1e-5)
         return jnp.sum(ops.relu(y) ** 2)
 
     inner = jnp.asarray(rng.normal(size=(40, 8, 8, 32)), jnp.float32)
     arguments = (jnp.linspace(-1, 1, 32), kernels[1], inner)
     gradients = jax.grad(normed, (0, 1, 2))
-    is_one = "cnn_normalised_gradients" in str(jax.make_jaxpr(gradients)(*arguments))
+    is_one = "cnn_norm_relu_conv_gradients" in str(jax.make_jaxpr(gradients)(*arguments))
     assert is_one == (conditions.WINOGRAD_CHANNELS <= 32)
     places = (whole, whole, split)
     step = jax.jit(gradients, in_shardings=places, out_shardings=places)

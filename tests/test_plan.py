@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 from conftest import random_dataset
 
-from jaxcnn import ops
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
@@ -25,9 +24,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def settings(monkeypatch):
     """A configuration whose network compiles quickly."""
-    small = resnet.ResNet, {"blocks": (1,), "widths": (8,)}
+    small = resnet.ResNet, {"blocks": (1,), "widths": (8,), "ops": "stock"}
     monkeypatch.setitem(resnet.VARIANTS, "resnet20", small)
-    monkeypatch.setattr(ops, "conv_general_dilated", jax.lax.conv_general_dilated)
     result = schema.default_config()
     result.dataset.name, result.model.name = "noise", "resnet20"
     result.train.batch_size, result.train.eval_batch_size, result.train.epochs = 16, 10, 2

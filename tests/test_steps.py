@@ -21,8 +21,6 @@ from jaxcnn.train.step import (
     train_step,
 )
 
-pytestmark = pytest.mark.usefixtures("stock_convolutions")
-
 PIXEL_STATS = augment.PixelStats((0.5,) * 3, (0.25,) * 3)
 NO_AUGMENT = augment.create_augment(crop_padding=0, flip=False)
 

@@ -5,7 +5,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxcnn.errors import UserError
-from jaxcnn.models import densenet, lenet, mobilenet, resnet
+from jaxcnn.models import densenet, layers, lenet, mobilenet, resnet
 
 _FAMILIES = {"lenet": lenet, "resnet": resnet, "densenet": densenet, "mobilenet": mobilenet}
 
@@ -13,13 +13,24 @@ FAMILY = {name: family for family, module in _FAMILIES.items() for name in modul
 """Family of each variant, in the order of the study."""
 
 
-def create(name: str, num_classes: int = 10, remat: bool = False, **fields: Any) -> nn.Module:
+def create(
+    name: str,
+    num_classes: int = 10,
+    remat: bool = False,
+    ops: str = "fast",
+    norm_groups: int = 1,
+    **fields: Any,
+) -> nn.Module:
     """Returns the network called `name`, without parameters.
 
     Args:
         name: A key of `FAMILY`.
         num_classes: Number of classes, K.
         remat: Recompute each block in the backward pass: less memory, more time, same numbers.
+        ops: "fast" for `jaxcnn.ops`, "stock" for the primitives of lax and the arithmetic of flax,
+            layer by layer.
+        norm_groups: Equal parts of a batch, each of which is normalized by its own statistics in
+            training; 1 normalizes over the whole batch.
         **fields: `dtype`, the compute dtype, and the options of the family, such as `width`.
 
     Returns:
@@ -27,7 +38,8 @@ def create(name: str, num_classes: int = 10, remat: bool = False, **fields: Any)
         take float32 `[B, H, W, C]`; `apply` returns float32 logits `[B, K]`.
 
     Raises:
-        UserError: If there is no such network, or it has no such option or no blocks.
+        UserError: If there is no such network, or it has no such option or no blocks, or `ops` or
+            `norm_groups` are not allowed.
     """
     if name not in FAMILY:
         raise UserError(f"model.name={name!r} is unknown; known networks: {', '.join(FAMILY)}")
@@ -36,6 +48,10 @@ def create(name: str, num_classes: int = 10, remat: bool = False, **fields: Any)
         if key != "dtype" and key not in allowed:
             has = f"its options: {', '.join(allowed)}" if allowed else "it has none"
             raise UserError(f"model.{key} is no option of {name}; {has}; leave model.{key} unset")
+    if ops not in layers.OPS:
+        raise UserError(f"ops={ops!r} is unknown; choose one of {', '.join(layers.OPS)}")
+    if norm_groups < 1:
+        raise UserError(f"norm_groups={norm_groups} must be 1 (the whole batch) or more")
     module, row = _FAMILIES[FAMILY[name]].VARIANTS[name]
     if remat:
         if FAMILY[name] == "lenet":
@@ -44,7 +60,8 @@ def create(name: str, num_classes: int = 10, remat: bool = False, **fields: Any)
                 "train.grad_accum_steps to save memory"
             )
         fields["remat"] = True
-    return module(**{**row, **fields}, num_classes=num_classes)
+    common = {"num_classes": num_classes, "ops": ops, "norm_groups": norm_groups}
+    return module(**{**common, **row, **fields})
 
 
 def options(name: str) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from jax.typing import DTypeLike
 
 from jaxcnn import ops
 from jaxcnn.models import layers
-from jaxcnn.models.batch_norm import updated_moments
 
 
 class DenseLayer(nn.Module):
@@ -19,22 +18,22 @@ class DenseLayer(nn.Module):
         growth_rate: New channels, k.
         bn_size: The 1x1 bottleneck has bn_size * k channels; 0 leaves the bottleneck out.
         drop_rate: Dropout probability after the last convolution.
-        dtype: Compute dtype.
+        make: Creates the layers.
     """
 
     growth_rate: int
     bn_size: int
     drop_rate: float
-    dtype: DTypeLike
+    make: layers.LayerFactory
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H, W, k]`; `train` is positional for `nn.remat`."""
         if self.bn_size:
-            x = layers.norm_relu(x, train=train, dtype=self.dtype, name="norm1")
-            x = layers.conv(x, self.bn_size * self.growth_rate, 1, dtype=self.dtype, name="conv1")
-        x = layers.norm_relu(x, train=train, dtype=self.dtype, name="norm2")
-        x = layers.conv(x, self.growth_rate, 3, dtype=self.dtype, name="conv2")
+            x = self.make.norm(name="norm1")(x, train=train, with_relu=True)
+            x = self.make.conv(self.bn_size * self.growth_rate, 1, name="conv1")(x)
+        x = self.make.norm(name="norm2")(x, train=train, with_relu=True)
+        x = self.make.conv(self.growth_rate, 3, name="conv2")(x)
         return nn.Dropout(self.drop_rate, deterministic=not train)(x)
 
 
@@ -50,10 +49,12 @@ class DenseNet(nn.Module):
         drop_rate: Dropout probability after each 3x3 convolution; the paper uses 0.2 without
             data augmentation.
         remat: Recompute each layer in the backward pass in place of keeping its intermediate
-            arrays: same numbers, less memory, more time (arXiv:1707.06990). On the CPU, without
-            dropout, a block is one operation that needs less memory still, with `remat` or without.
+            arrays: same numbers, less memory, more time (arXiv:1707.06990). It changes nothing
+            where a block is one operation, which needs little memory anyway.
         num_classes: Number of classes, K.
         dtype: Compute dtype; parameters are float32.
+        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
+        norm_groups: Equal parts of a batch, each of which the norms normalize alone.
     """
 
     blocks: tuple[int, ...]
@@ -65,61 +66,82 @@ class DenseNet(nn.Module):
     remat: bool = False
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
+    ops: str = "fast"
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "densenet", smallest=2 ** (len(self.blocks) - 1))
-        layer_type = layers.recomputed(DenseLayer) if self.remat else DenseLayer
-        x = images.astype(self.dtype)
-        x = layers.conv(x, self.stem or 2 * self.growth_rate, 3, dtype=self.dtype, name="stem_conv")
-        plain = train and not (self.drop_rate or self.is_initializing())
-        as_one = plain and ops.is_dense_block_fast(x)
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
+        stem = make.conv(self.stem or 2 * self.growth_rate, 3, name="stem_conv")
+        x = stem(images.astype(self.dtype))
+        is_fused = self.is_fused(train)
         for block, depth in enumerate(self.blocks, start=1):
             if block > 1:
-                x = self.transition(x, train=train, as_one=as_one, name=f"transition{block - 1}")
+                name = f"transition{block - 1}"
+                x = self.transition(x, make, train=train, pool_first=is_fused, name=name)
             names = [f"block{block}_layer{layer}" for layer in range(1, depth + 1)]
-            if as_one:
-                x = self.block_as_one(x, names)
-                continue
-            for name in names:
-                new = layer_type(
-                    growth_rate=self.growth_rate,
-                    bn_size=self.bn_size,
-                    drop_rate=self.drop_rate,
-                    dtype=self.dtype,
-                    name=name,
-                )(x, train)
-                # The barrier has XLA write the concatenation once. Without it, it is repeated in
-                # every kernel that reads it, and compiling takes the square of the depth.
-                x = jax.lax.optimization_barrier(jnp.concatenate([x, new], axis=-1))
-        x = layers.norm_relu(x, train=train, dtype=self.dtype, name="final_norm")
-        return layers.classifier(x, self.num_classes, dtype=self.dtype)
+            x = self.fused_block(x, names) if is_fused else self.block(x, make, names, train)
+        x = make.norm(name="final_norm")(x, train=train, with_relu=True)
+        return make.classifier(x, self.num_classes)
 
-    def block_as_one(self, x: jax.Array, names: list[str]) -> jax.Array:
-        """What the layers of these names give in training, computed by `ops.dense_block`."""
+    def is_fused(self, train: bool) -> bool:
+        """Whether a block is one operation, `ops.dense_block`, which is for training.
+
+        It has no dropout, and would walk through groups of the batch that lie on different devices.
+        """
+        is_plain = self.ops == "fast" and self.norm_groups == 1 and not self.drop_rate
+        return train and is_plain and not self.is_initializing()
+
+    def block(
+        self, x: jax.Array, make: layers.LayerFactory, names: list[str], train: bool
+    ) -> jax.Array:
+        """Layers of these names, each of whose results is concatenated to what it was given."""
+        layer_type = layers.recomputed(DenseLayer) if self.remat else DenseLayer
+        for name in names:
+            new = layer_type(
+                growth_rate=self.growth_rate,
+                bn_size=self.bn_size,
+                drop_rate=self.drop_rate,
+                make=make,
+                name=name,
+            )(x, train)
+            # The barrier has XLA write the concatenation once. Without it, it is repeated in
+            # every kernel that reads it, and compiling takes the square of the depth.
+            x = jax.lax.optimization_barrier(jnp.concatenate([x, new], axis=-1))
+        return x
+
+    def fused_block(self, x: jax.Array, names: list[str]) -> jax.Array:
+        """What `block` gives in training, computed by `ops.dense_block`."""
         params, batch_stats = self.variables["params"], self.variables["batch_stats"]
-        x, statistics = ops.dense_block(x, [params[name] for name in names], layers.NORM_EPSILON)
+        weights = [params[name] for name in names]
+        x, statistics = ops.dense_block(x, weights, layers.NORM_EPSILON)
         for name, norms in zip(names, statistics, strict=True):
             updated = {
-                norm: updated_moments(batch_stats[name][norm], mean, var, layers.NORM_MOMENTUM)
+                norm: layers.updated_moments(batch_stats[name][norm], mean, var)
                 for norm, (mean, var) in norms.items()
             }
             self.put_variable("batch_stats", name, updated)
         return x
 
-    def transition(self, x: jax.Array, *, train: bool, as_one: bool, name: str) -> jax.Array:
-        """Norm, ReLU, 1x1 convolution, 2x2 average pooling: half the size, theta * C channels."""
-        features = int(x.shape[-1] * self.compression)
-        x = layers.norm_relu(x, train=train, dtype=self.dtype, name=f"{name}_norm")
-        if as_one:
-            # The mean of four products is the product of the mean, a quarter of the work: forward
-            # and backward 110 ms against 219 (160 channels, 32x32, batch 128; 2 cores of an EPYC,
-            # jax 0.10.2, best of 4).
-            x = ops.avg_pool(x, (2, 2), strides=(2, 2))
-            return layers.conv(x, features, 1, dtype=self.dtype, name=f"{name}_conv")
-        x = layers.conv(x, features, 1, dtype=self.dtype, name=f"{name}_conv")
-        return ops.avg_pool(x, (2, 2), strides=(2, 2))
+    def transition(
+        self,
+        x: jax.Array,
+        make: layers.LayerFactory,
+        *,
+        train: bool,
+        pool_first: bool,
+        name: str,
+    ) -> jax.Array:
+        """Norm, ReLU, 1x1 convolution, 2x2 average pooling: half the size, theta * C channels.
+
+        With `pool_first`, the last two are exchanged: the mean of four products is the product of
+        the mean, up to rounding, for a quarter of the work.
+        """
+        conv = make.conv(int(x.shape[-1] * self.compression), 1, name=f"{name}_conv")
+        x = make.norm(name=f"{name}_norm")(x, train=train, with_relu=True)
+        return conv(make.avg_pool(x)) if pool_first else make.avg_pool(conv(x))
 
 
 def _imagenet(*blocks: int, growth_rate: int = 32) -> tuple[type[nn.Module], dict[str, Any]]:

@@ -17,10 +17,14 @@ class LeNet(nn.Module):
     Attributes:
         num_classes: Number of classes, K.
         dtype: Compute dtype; parameters are float32.
+        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
+        norm_groups: Changes nothing, as there are no norms.
     """
 
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
+    ops: str = "fast"
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -31,18 +35,11 @@ class LeNet(nn.Module):
         """
         del train
         layers.check_images(images, "lenet", smallest=16)
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
         x = images.astype(self.dtype)
         for index, features in enumerate((6, 16), start=1):
-            x = layers.conv(
-                x,
-                features,
-                5,
-                padding="VALID",
-                use_bias=True,
-                dtype=self.dtype,
-                name=f"conv{index}",
-            )
-            x = ops.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+            conv = make.conv(features, 5, padding="VALID", use_bias=True, name=f"conv{index}")
+            x = make.max_pool(nn.relu(conv(x)))
         x = x.reshape(x.shape[0], -1)
         for index, features in enumerate((120, 84), start=1):
             dense = nn.Dense(

@@ -1,5 +1,6 @@
 """MobileNet: depthwise-separable convolutions of Howard et al. 2017 (arXiv:1704.04861)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,44 +9,39 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxcnn.models import layers
-from jaxcnn.ops import DeferredNorm
 
 
 class SeparableBlock(nn.Module):
     """3x3 depthwise and 1x1 pointwise convolution, each with norm and ReLU (fig. 3, right).
 
     Attributes:
+        channels: Input channels.
         features: Output channels.
         strides: Stride of the depthwise convolution.
-        dtype: Compute dtype.
-        is_recomputed: Whether all of the block is, in the backward pass.
+        make: Creates the layers.
     """
 
+    channels: int
     features: int
     strides: int
-    dtype: DTypeLike
-    is_recomputed: bool
+    make: layers.LayerFactory
 
-    @nn.compact
-    def __call__(self, x: jax.Array | DeferredNorm, train: bool) -> jax.Array | DeferredNorm:
+    def setup(self) -> None:
+        """Names the layers, which `MobileNet` also calls on their own."""
+        self.depthwise_conv = self.make.conv(
+            self.channels, 3, strides=self.strides, groups=self.channels
+        )
+        self.depthwise_norm = self.make.norm()
+        self.pointwise_conv = self.make.conv(self.features, 1)
+        self.pointwise_norm = self.make.norm()
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H / strides, W / strides, features]`.
 
         `train` is positional for `nn.remat`.
         """
-        norm_relu = layers.norm_relu if self.is_recomputed else layers.norm_relu_before_conv
-        channels = x.shape[-1]
-        x = layers.conv(
-            x,
-            channels,
-            3,
-            strides=self.strides,
-            groups=channels,
-            dtype=self.dtype,
-            name="depthwise_conv",
-        )
-        x = norm_relu(x, train=train, dtype=self.dtype, name="depthwise_norm")
-        x = layers.conv(x, self.features, 1, dtype=self.dtype, name="pointwise_conv")
-        return norm_relu(x, train=train, dtype=self.dtype, name="pointwise_norm")
+        x = self.depthwise_norm(self.depthwise_conv(x), train=train, with_relu=True)
+        return self.pointwise_norm(self.pointwise_conv(x), train=train, with_relu=True)
 
 
 class MobileNet(nn.Module):
@@ -59,6 +55,8 @@ class MobileNet(nn.Module):
         remat: Recompute each block in the backward pass in place of keeping its arrays.
         num_classes: Number of classes, K.
         dtype: Compute dtype; parameters are float32.
+        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
+        norm_groups: Equal parts of a batch, each of which the norms normalize alone.
     """
 
     blocks: tuple[tuple[int, int], ...]
@@ -67,27 +65,46 @@ class MobileNet(nn.Module):
     remat: bool = False
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
+    ops: str = "fast"
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "mobilenet", smallest=1)
-        block_type = layers.recomputed(SeparableBlock) if self.remat else SeparableBlock
-        x: jax.Array | DeferredNorm = images.astype(self.dtype)
-        x = layers.conv(
-            x, self.scaled(32), 3, strides=self.stem_strides, dtype=self.dtype, name="stem_conv"
-        )
-        norm_relu = layers.norm_relu if self.remat else layers.norm_relu_before_conv
-        x = norm_relu(x, train=train, dtype=self.dtype, name="stem_norm")
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
+        stem = make.conv(self.scaled(32), 3, strides=self.stem_strides, name="stem_conv")
+        norm = make.norm(name="stem_norm")
+        x = stem(images.astype(self.dtype))
+        if self.remat:
+            x = norm(x, train=train, with_relu=True)
+            for block in self.separable_blocks(layers.recomputed(SeparableBlock), make):
+                x = block(x, train)
+            return make.classifier(x, self.num_classes)
+        # A norm, its ReLU and the convolution behind them are one step, across blocks too.
+        for block in self.separable_blocks(SeparableBlock, make):
+            x = layers.norm_relu_conv(x, norm, block.depthwise_conv, train=train)
+            norm = block.depthwise_norm
+            x = layers.norm_relu_conv(x, norm, block.pointwise_conv, train=train)
+            norm = block.pointwise_norm
+        x = norm(x, train=train, with_relu=True)
+        return make.classifier(x, self.num_classes)
+
+    def separable_blocks(
+        self, block_type: type[nn.Module], make: layers.LayerFactory
+    ) -> Iterator[Any]:
+        """Yields "block1", "block2" and so on, of `block_type`, a `SeparableBlock`."""
+        inputs = self.scaled(32)
         for index, (channels, strides) in enumerate(self.blocks, start=1):
-            x = block_type(
-                features=self.scaled(channels),
+            features = self.scaled(channels)
+            yield block_type(
+                channels=inputs,
+                features=features,
                 strides=strides,
-                dtype=self.dtype,
-                is_recomputed=self.remat,
+                make=make,
                 name=f"block{index}",
-            )(x, train)
-        return layers.classifier(x, self.num_classes, dtype=self.dtype)
+            )
+            inputs = features
 
     def scaled(self, channels: int) -> int:
         """`channels` times the width multiplier."""

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxcnn import ops
 from jaxcnn.models import layers
-from jaxcnn.ops import DeferredNorm
 
 
 class ResidualBlock(nn.Module):
@@ -23,7 +21,7 @@ class ResidualBlock(nn.Module):
             or "padded" (every second position and zero channels, option A); "none" leaves out every
             shortcut, the paper's plain network.
         strides: Stride of the (first) 3x3 convolution.
-        dtype: Compute dtype.
+        make: Creates the layers.
     """
 
     features: int
@@ -31,7 +29,7 @@ class ResidualBlock(nn.Module):
     bottleneck: bool
     shortcut: str
     strides: int
-    dtype: DTypeLike
+    make: layers.LayerFactory
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -44,19 +42,16 @@ class ResidualBlock(nn.Module):
             plan = [(self.features, 1, 1), (self.features, 3, self.strides), (out, 1, 1)]
         else:
             plan = [(self.features, 3, self.strides), (out, 3, 1)]
-        inputs: jax.Array | DeferredNorm = x
+        y, norm = x, None
         for index, (features, kernel, strides) in enumerate(plan, start=1):
-            y = layers.conv(
-                inputs, features, kernel, strides=strides, dtype=self.dtype, name=f"conv{index}"
-            )
-            if index < len(plan):
-                inputs = layers.norm_relu_before_conv(
-                    y, train=train, dtype=self.dtype, name=f"norm{index}"
-                )
-        y = layers.norm(y, train=train, dtype=self.dtype, name=f"norm{len(plan)}")
+            conv = self.make.conv(features, kernel, strides=strides, name=f"conv{index}")
+            y = layers.norm_relu_conv(y, norm, conv, train=train) if norm else conv(y)
+            norm = self.make.norm(name=f"norm{index}")
+        assert norm is not None
+        y = norm(y, train=train)
         if self.shortcut != "none":
             y = y + self.carry(x, out, train=train)
-        return ops.relu(y)
+        return self.make.relu(y)
 
     def carry(self, x: jax.Array, out: int, *, train: bool) -> jax.Array:
         """The shortcut: `x` itself, or `x` brought to `[B, H / strides, W / strides, out]`."""
@@ -65,8 +60,8 @@ class ResidualBlock(nn.Module):
         if self.shortcut == "padded":
             x = x[:, :: self.strides, :: self.strides]
             return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, out - x.shape[-1])))
-        x = layers.conv(x, out, 1, strides=self.strides, dtype=self.dtype, name="shortcut_conv")
-        return layers.norm(x, train=train, dtype=self.dtype, name="shortcut_norm")
+        x = self.make.conv(out, 1, strides=self.strides, name="shortcut_conv")(x)
+        return self.make.norm(name="shortcut_norm")(x, train=train)
 
 
 class ResNet(nn.Module):
@@ -81,6 +76,8 @@ class ResNet(nn.Module):
         remat: Recompute each block in the backward pass in place of keeping its arrays.
         num_classes: Number of classes, K.
         dtype: Compute dtype; parameters are float32.
+        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
+        norm_groups: Equal parts of a batch, each of which the norms normalize alone.
     """
 
     blocks: tuple[int, ...]
@@ -91,15 +88,17 @@ class ResNet(nn.Module):
     remat: bool = False
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
+    ops: str = "fast"
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "resnet", smallest=2 ** (len(self.blocks) - 1))
         block_type = layers.recomputed(ResidualBlock) if self.remat else ResidualBlock
-        x = images.astype(self.dtype)
-        x = layers.conv(x, self.widths[0], 3, dtype=self.dtype, name="stem_conv")
-        x = layers.norm_relu(x, train=train, dtype=self.dtype, name="stem_norm")
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
+        x = make.conv(self.widths[0], 3, name="stem_conv")(images.astype(self.dtype))
+        x = make.norm(name="stem_norm")(x, train=train, with_relu=True)
         for stage, (blocks, width) in enumerate(
             zip(self.blocks, self.widths, strict=True), start=1
         ):
@@ -110,10 +109,10 @@ class ResNet(nn.Module):
                     bottleneck=self.bottleneck,
                     shortcut="none" if self.plain else self.shortcut,
                     strides=2 if stage > 1 and block == 1 else 1,
-                    dtype=self.dtype,
+                    make=make,
                     name=f"stage{stage}_block{block}",
                 )(x, train)
-        return layers.classifier(x, self.num_classes, dtype=self.dtype)
+        return make.classifier(x, self.num_classes)
 
 
 def _imagenet(*blocks: int, bottleneck: bool = False) -> tuple[type[nn.Module], dict[str, Any]]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxcnn.models.batch_norm import BatchNorm
+from jaxcnn.models.layers import BatchNorm, Conv
 
 
 class Layer(NamedTuple):
@@ -63,15 +63,16 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
 
     def count(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result, module = call(*args, **kwargs), context.module
-        if module.path and isinstance(module, nn.Conv | nn.Dense | BatchNorm):
+        is_layer = isinstance(module, Conv | nn.Dense | BatchNorm)
+        if is_layer and context.method_name == "__call__":
             own = module.variables["params"]
             kind, flops, inside = "norm", 0, 0
             if not isinstance(module, BatchNorm):
                 flops = math.prod(result.shape[1:-1]) * math.prod(own["kernel"].shape)
                 kind, inside = "dense", flops
-            if isinstance(module, nn.Conv):
+            if isinstance(module, Conv):
                 kind = "x".join(map(str, own["kernel"].shape[:-2]))
-                kind += " depthwise" if module.feature_group_count > 1 else ""
+                kind += " depthwise" if module.groups > 1 else ""
                 inside = _taps_inside(module, args[0].shape[1:-1], result.shape[1:-1])
                 inside *= math.prod(own["kernel"].shape[-2:])
             found.append(
@@ -99,17 +100,14 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
     return found
 
 
-def _taps_inside(conv: nn.Conv, sizes: tuple[int, ...], outputs: tuple[int, ...]) -> int:
+def _taps_inside(conv: Conv, sizes: tuple[int, ...], outputs: tuple[int, ...]) -> int:
     """Returns how often a position of the kernel meets a pixel rather than the padding."""
     total = 1
-    # layers.conv gives one stride and, but for "VALID", a pair of paddings for each axis.
-    strides, padding, kernels = (vars(conv)[key] for key in ("strides", "padding", "kernel_size"))
-    for axis, (size, output, kernel) in enumerate(zip(sizes, outputs, kernels, strict=True)):
-        before = 0 if padding == "VALID" else padding[axis][0]
+    for size, output, (before, _) in zip(sizes, outputs, conv.pads(), strict=True):
         total *= sum(
-            0 <= position * strides - before + tap < size
+            0 <= position * conv.strides - before + tap < size
             for position in range(output)
-            for tap in range(kernel)
+            for tap in range(conv.kernel_size)
         )
     return total
 
@@ -139,30 +137,14 @@ def totals(rows: list[BlockSummary]) -> tuple[int, int]:
 def xla_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
     """Returns the operations that XLA counts for one image, two for each multiply-add.
 
-    XLA's own convolution takes the place of this project's, which computes by other operations.
-    XLA leaves out the products with padding (`Layer.inside`) and counts everything else that is
+    The network is counted with `ops="stock"`, as `jaxcnn.ops` computes by other operations. XLA
+    leaves out the products with padding (`Layer.inside`) and counts everything else that is
     computed, such as norms and activations.
     """
-
-    def stock(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        conv = context.module
-        if not isinstance(conv, nn.Conv):
-            return call(*args, **kwargs)
-        own: Any = conv.variables["params"]
-        strides, padding = (vars(conv)[key] for key in ("strides", "padding"))
-        result = jax.lax.conv_general_dilated(
-            args[0],
-            own["kernel"].astype(args[0].dtype),
-            (strides, strides),
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=conv.feature_group_count,
-        )
-        return result + own["bias"].reshape(1, 1, 1, -1) if "bias" in own else result
+    model = model.clone(ops="stock")
 
     def apply(variables: Any, images: jax.Array) -> Any:
-        with nn.intercept_methods(stock):
-            return model.apply(variables, images, train=False)
+        return model.apply(variables, images, train=False)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(

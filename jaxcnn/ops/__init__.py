@@ -1,10 +1,10 @@
 """Convolution, pooling and norms that are fast on the CPU, and the stock primitives elsewhere."""
 
 from jaxcnn.ops.conv.api import conv_general_dilated
-from jaxcnn.ops.dense_block.op import dense_block, is_dense_block_fast, layer_by_layer
+from jaxcnn.ops.dense_block.op import dense_block
 from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS
-from jaxcnn.ops.norm import at_least_float32, moments, normalized, relu
-from jaxcnn.ops.norm_conv import DeferredNorm, conv_of_normalised
+from jaxcnn.ops.norm import at_least_float32, moments, normalize, relu
+from jaxcnn.ops.norm_conv import norm_relu_conv
 from jaxcnn.ops.onednn_calls import are_in as calls_onednn
 from jaxcnn.ops.onednn_calls import is_present as has_onednn
 from jaxcnn.ops.onednn_calls import uncached
@@ -12,19 +12,16 @@ from jaxcnn.ops.pooling import avg_pool, max_pool
 
 __all__ = [
     "CPU_COMPILER_OPTIONS",
-    "DeferredNorm",
     "at_least_float32",
     "avg_pool",
     "calls_onednn",
     "conv_general_dilated",
-    "conv_of_normalised",
     "dense_block",
     "has_onednn",
-    "is_dense_block_fast",
-    "layer_by_layer",
     "max_pool",
     "moments",
-    "normalized",
+    "norm_relu_conv",
+    "normalize",
     "relu",
     "uncached",
 ]

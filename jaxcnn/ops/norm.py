@@ -1,9 +1,8 @@
-"""Batch normalisation in training as one operation with its own gradient.
+"""Batch normalization in training as one operation with its own gradient.
 
 Left to XLA, the gradient of norm and ReLU reads and writes nine arrays of the input's size: it
-writes the masked gradient, and reads it, and the input, again for each of two sums. Here it reads
-four and writes one, and no array but the input is kept for it. Steps at batch 128: MobileNet 31.1
-and 29.7 ms, ResNet-18 1,146 and 1,136 (2 cores of an EPYC with AVX-512, jax 0.10.2, medians).
+writes the masked gradient, and reads it and the input again for each of two sums. The gradient here
+reads four and writes one, and no array but the input is kept for it.
 """
 
 import functools
@@ -28,79 +27,111 @@ class NormRelu(NamedTuple):
     """Norm and ReLU, `max(a x + b, 0)`.
 
     Attributes:
-      affine: `a` and `b`, `[C]` each, float32 or better.
-      mean: of `x`, `[C]`.
+        affine: `a` and `b`, `[C]` each, float32 or better.
+        mean: Mean of `x`, `[C]`.
     """
 
     affine: Affine
     mean: jax.Array
 
     def of(self, x: jax.Array) -> jax.Array:
-        """Of `[..., C]`, in float32 or better."""
+        """Norm and ReLU of `[..., C]`, in float32 or better."""
         return jnp.maximum(_apply_affine(at_least_float32(x), self.affine), 0)
 
 
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance over all of `[..., C]` but the channels: float32 or better, `[C]` each.
+def moments(x: jax.Array, groups: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of each channel, without a gradient: `normalize` has their part in its own.
 
-    No gradient flows through them: `normalized` has their part in its own.
+    Args:
+        x: `[B, ..., C]`.
+        groups: Number of equal parts of the batch, in order, each of which has moments of its own.
+
+    Returns:
+        Mean and (biased) variance, float32 or better, `[C]` each; `[groups, C]` if there are
+        several groups.
     """
+    if groups > 1:
+        return jax.vmap(moments)(in_groups(x, groups))
     values, axes = at_least_float32(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
     mean = jnp.mean(values, axes)
     return mean, jnp.maximum(jnp.mean(jnp.square(values), axes) - jnp.square(mean), 0.0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def normalized(
+def normalize(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
     mean: jax.Array,
     var: jax.Array,
     epsilon: float,
-    is_rectified: bool,
+    with_relu: bool,
 ) -> jax.Array:
-    """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167, alg. 1), and ReLU if asked for.
+    """Batch normalization (Ioffe & Szegedy 2015, arXiv:1502.03167, alg. 1), optionally with ReLU.
 
     Reverse mode only.
 
     Args:
-      x: `[..., C]`.
-      scale: gamma, `[C]`.
-      bias: beta, `[C]`.
-      mean: that of `moments(x)`; it must be, for the gradient of x takes account of it.
-      var: so too.
-      epsilon: added to the variance.
-      is_rectified: whether ReLU follows.
+        x: `[B, ..., C]`.
+        scale: gamma, `[C]`.
+        bias: beta, `[C]`.
+        mean: The mean from `moments(x, groups)`; the gradient of x relies on it being just that.
+        var: The variance from `moments(x, groups)`.
+        epsilon: Added to the variance.
+        with_relu: Whether ReLU follows.
 
     Returns:
-      The result in float32 or better, `[..., C]`.
+        The result in float32 or better, `[B, ..., C]`.
     """
+    if mean.ndim == 1:
+        return _normalize(x, scale, bias, mean, var, epsilon, with_relu)
+
+    def group(x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        return _normalize(x, scale, bias, mean, var, epsilon, with_relu)
+
+    y: jax.Array = jax.vmap(group)(in_groups(x, mean.shape[0]), mean, var)
+    return y.reshape(x.shape)
+
+
+def in_groups(x: jax.Array, groups: int) -> jax.Array:
+    """`[B, ...]` as `[groups, B / groups, ...]`."""
+    return x.reshape(groups, -1, *x.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _normalize(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    epsilon: float,
+    with_relu: bool,
+) -> jax.Array:
+    """`normalize` of one group."""
     norm = NormRelu(affine_of(scale, bias, mean, var, epsilon), mean)
-    return norm.of(x) if is_rectified else _apply_affine(at_least_float32(x), norm.affine)
+    return norm.of(x) if with_relu else _apply_affine(at_least_float32(x), norm.affine)
 
 
 def affine_of(
     scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
 ) -> Affine:
-    """`a` and `b`, with which `normalized` is `a x + b`."""
+    """`a` and `b`, with which `normalize` is `a x + b`."""
     a = scale * lax.rsqrt(var + epsilon)
     return a, bias - mean * a
 
 
 @jax.custom_jvp
 def relu(x: jax.Array) -> jax.Array:
-    """ReLU whose gradient looks at the result, on the CPU, not at what it was made of.
+    """ReLU; on the CPU its gradient looks at the result, not at what the result was made of.
 
-    The result is kept for what follows. XLA would make it again for the gradient, from every array
-    that it is the sum of. ResNet-18's step takes 0.99 times as long (batch 128, 2 cores of an EPYC
-    with AVX-512, jax 0.10.2, median of 15 pairs).
+    The result is kept for the next layer anyway. Otherwise XLA computes it again for the gradient,
+    from every array that it is the sum of.
     """
 
-    def once(x: jax.Array) -> jax.Array:
+    def written_once(x: jax.Array) -> jax.Array:
         return lax.optimization_barrier(jnp.maximum(x, 0))
 
-    y: jax.Array = cpu_or_stock(once, jax.nn.relu, x)
+    y: jax.Array = cpu_or_stock(written_once, jax.nn.relu, x)
     return y
 
 
@@ -125,28 +156,31 @@ def _apply_affine(x: jax.Array, affine: Affine) -> jax.Array:
 
 
 def _forward(
-    x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, is_rectified: bool
+    x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, with_relu: bool
 ) -> Any:
     saved = x, scale, bias, mean, var
-    return normalized(*saved, epsilon, is_rectified), saved
+    return _normalize(*saved, epsilon, with_relu), saved
 
 
-def _backward(epsilon: float, is_rectified: bool, saved: Any, dy: jax.Array) -> Any:
+def _backward(epsilon: float, with_relu: bool, saved: Any, dy: jax.Array) -> Any:
     x, scale, bias, mean, var = saved
-    affine = affine_of(scale, bias, mean, var, epsilon) if is_rectified else None
+    affine = affine_of(scale, bias, mean, var, epsilon) if with_relu else None
     sums = cpu_or_stock(
-        lambda dy, x, *others: totals(dy, Chunk.of(x), *others),
+        lambda dy, x, *others: grad_sums(dy, Chunk.of(x), *others),
         plain_grad_sums,
         dy,
         x,
         mean,
         affine,
     )
-    of_inputs = gradients(dy, x, scale, bias, mean, var, epsilon, affine, sums)
+    of_inputs = norm_grads(dy, x, scale, bias, mean, var, epsilon, affine, sums)
     return (*of_inputs, None, None)
 
 
-def gradients(
+_normalize.defvjp(_forward, _backward)
+
+
+def norm_grads(
     dy: jax.Array,
     x: jax.Array,
     scale: jax.Array,
@@ -157,7 +191,7 @@ def gradients(
     affine: Affine | None,
     sums: Sums,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Those of `normalized` with respect to x, scale and bias, from the `totals`."""
+    """The gradients of `normalize` with respect to x, scale and bias, from the `grad_sums`."""
     total, by_x = sums
     count = x.size // x.shape[-1]
     r = lax.rsqrt(var + epsilon)
@@ -173,26 +207,23 @@ def gradients(
 
 
 def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient of what is the same for all shards of a `shard_map`, and may not vary either."""
+    """The gradient, summed over those axes of a `shard_map` over which `primal` does not vary."""
     axes = [jax.typeof(array).manual_axis_type.varying for array in (gradient, primal)]
     return lax.psum(gradient, tuple(sorted(axes[0] - axes[1])))
 
 
-normalized.defvjp(_forward, _backward)
-
-
-def totals(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -> Sums:
+def grad_sums(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -> Sums:
     """Sums over pixels of `dy` and of `dy (x - mean)`: the gradients of bias and, nearly, scale.
 
     Both arrays are read once, by one loop that adds up a few pixels at a time; the rest is little.
     The mask is a factor there: where `dy` is not finite, neither are the sums.
 
     Args:
-      dy: gradient of the norm's result, or of what ReLU makes of it, `[..., C]`.
-      x: the norm's input, `[..., C]`.
-      mean: of `x`, `[C]`.
-      affine: `a` and `b`, `[C]` each; where `a x + b` is not positive nothing is added.
-        None without ReLU.
+        dy: Gradient of the norm's result, or of what ReLU makes of it, `[..., C]`.
+        x: The norm's input, `[..., C]`.
+        mean: Mean of `x`, `[C]`.
+        affine: `a` and `b`, `[C]` each; where `a x + b` is not positive nothing is added.
+            None without ReLU.
     """
     width = dy.shape[2] if dy.ndim == 4 else 1
     few = max(n for n in range(1, _PIXELS + 1) if width % n == 0)
@@ -217,7 +248,7 @@ def totals(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -> S
 
 
 def plain_grad_sums(dy: jax.Array, x: jax.Array, mean: jax.Array, affine: Affine | None) -> Sums:
-    """The same in plain words."""
+    """The definition of `grad_sums`."""
     values, dy, axes = at_least_float32(x), at_least_float32(dy), tuple(range(x.ndim - 1))
     if affine is not None:
         dy = jnp.where(_apply_affine(values, affine) > 0, dy, 0)
@@ -242,7 +273,7 @@ def _added_up(
     def term(x: jax.Array, dy: jax.Array) -> jax.Array:
         x, dy = spread(x, 0, 1, 2, 4), spread(dy, 0, 1, 2, 4)
         if affine is not None:
-            # As a factor. A selection is not made vectors of (32x32, 64 channels: 21 and 4 ms).
+            # As a factor: LLVM does not vectorize a selection here.
             dy = dy * (x * spread(affine[0], 4) + spread(affine[1], 4) > 0).astype(dy.dtype)
         return dy * (ones + factors * (x - spread(mean, 4)))
 

@@ -1,4 +1,4 @@
-"""The gradient of a batch: at once, by micro-batches, with norms over all devices or over each."""
+"""The gradient of a batch, at once or by micro-batches."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-
-from jaxcnn import ops
 
 
 class Outcome(NamedTuple):
@@ -36,13 +34,12 @@ def loss_and_grads(
     model: nn.Module,
     preprocess: Callable[[jax.Array], jax.Array],
     loss: Callable[[jax.Array, jax.Array], jax.Array],
-    norm_groups: int = 1,
 ) -> Outcome:
     """Returns the gradient of the mean loss of a batch.
 
     With micro-batches, one after another is computed and the gradients are averaged. That is the
     gradient of the whole batch up to rounding, but for batch norm and dropout: each micro-batch is
-    normalised by its own statistics and has a dropout key of its own. All start from the same
+    normalized by its own statistics and has a dropout key of its own. All start from the same
     running statistics, whose new values are averaged.
 
     Args:
@@ -54,14 +51,18 @@ def loss_and_grads(
         model: A network from `models.create`.
         preprocess: From uint8 `[b, H, W, C]` to the network's input.
         loss: From logits `[b, K]` and labels `[b]` to losses `[b]`.
-        norm_groups: Into so many equal parts, one for each device, a (micro-)batch is cut, each of
-            which the norms see as a batch; 1 for the whole.
     """
 
     def loss_fn(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
-        logits, new = _apply(model, params, batch_stats, preprocess(images), key, norm_groups)
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            preprocess(images),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
         losses = loss(logits, labels)
-        return jnp.mean(losses), (losses, logits, new)
+        return jnp.mean(losses), (losses, logits, updated.get("batch_stats", {}))
 
     gradient = jax.grad(loss_fn, has_aux=True)
     if images.ndim == 4:
@@ -77,32 +78,5 @@ def loss_and_grads(
     parts = (images, labels, jax.random.split(dropout_key, count))
     zeros = jax.tree.map(jnp.zeros_like, params)
     grads, (losses, logits, stats) = jax.lax.scan(micro_batch, zeros, parts)
-    return Outcome(grads, losses, logits, _mean(stats))
-
-
-def _apply(
-    model: nn.Module, params: Any, batch_stats: Any, inputs: jax.Array, key: jax.Array, groups: int
-) -> tuple[jax.Array, Any]:
-    """Returns logits `[b, K]` and the new running statistics."""
-
-    def apply(inputs: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            inputs,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        return logits, updated.get("batch_stats", {})
-
-    if groups == 1:
-        return apply(inputs, key)
-    # The batch lies on the devices in order, so the groups are what each device holds already.
-    parts = inputs.reshape(groups, -1, *inputs.shape[1:])
-    with ops.layer_by_layer():
-        logits, stats = jax.vmap(apply)(parts, jax.random.split(key, groups))
-    return logits.reshape(-1, logits.shape[-1]), _mean(stats)
-
-
-def _mean(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), tree)
+    mean_stats = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), stats)
+    return Outcome(grads, losses, logits, mean_stats)

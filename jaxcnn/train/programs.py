@@ -92,6 +92,8 @@ class Programs:
         eval_shape = (settings.train.eval_batch_size,)
         self._eval = feed.create_source(dataset.eval, mesh, eval_shape, self.resident)
         self._eval_examples = len(dataset.eval.labels)
+        if settings.local_norms:
+            model = model.clone(norm_groups=mesh.size)
         if settings.train.shard_optimizer:
             optimizer = _of_whole_gradients(optimizer, self._replicated)
         self._init, shardings = self._create_init(model, optimizer)
@@ -131,7 +133,6 @@ class Programs:
                 model,
                 settings.pixel_stats,
                 settings.train.label_smoothing,
-                norm_groups=mesh.size if settings.local_norms else 1,
             ),
             optimizer=optimizer,
             augment=create_augment(**dataclasses.asdict(settings.augment)),

@@ -73,13 +73,11 @@ class Objective(NamedTuple):
         model: A network from `models.create`.
         pixel_stats: Of the training split's pixels.
         label_smoothing: See `metrics.cross_entropy`.
-        norm_groups: See `loss_and_grads`.
     """
 
     model: nn.Module
     pixel_stats: PixelStats
     label_smoothing: float = 0.0
-    norm_groups: int = 1
 
 
 def train_step(
@@ -117,7 +115,7 @@ def train_step(
     Returns:
         The state after the step, with the batch added to its sums.
     """
-    model, pixel_stats, label_smoothing, norm_groups = objective
+    model, pixel_stats, label_smoothing = objective
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     grads, losses, logits, batch_stats = loss_and_grads(
         state.params,
@@ -128,7 +126,6 @@ def train_step(
         model=model,
         preprocess=lambda images: normalize(images, pixel_stats),
         loss=lambda logits, labels: metrics.cross_entropy(logits, labels, label_smoothing),
-        norm_groups=norm_groups,
     )
     rate = optimizer.learning_rate(state.step)
 

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -44,27 +44,19 @@ def batch_indices(step: int, batch_size: int) -> np.ndarray:
 
 
 def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, Any]]:
-    """The step of jaxcnn, or of the same networks with stock convolutions and pooling."""
+    """The step of jaxcnn, or of the same networks with the stock operations of lax and flax."""
     import jax
-    from flax import linen as nn
-    from jax import lax
 
-    from jaxcnn import models, ops
+    from jaxcnn import models
     from jaxcnn.data import augment
-    from jaxcnn.models import layers
     from jaxcnn.runtime import compilation, memory
     from jaxcnn.train import optim
     from jaxcnn.train import step as steps
 
-    options = compilation.compiler_options()
-    if spec["contender"] == "flax":
-        ops.conv_general_dilated = cast(Any, lax.conv_general_dilated)
-        ops.max_pool, ops.avg_pool = nn.max_pool, nn.avg_pool
-        ops.is_dense_block_fast = lambda x: False
-        layers.batch_norm = _stock_norm
-        options = {}
+    is_stock = spec["contender"] == "flax"
+    options = {} if is_stock else compilation.compiler_options()
     before = peak_bytes()
-    model = models.create(spec["network"], dtype=spec["dtype"])
+    model = models.create(spec["network"], dtype=spec["dtype"], ops="stock" if is_stock else "fast")
     optimizer = optim.constant_sgd(0.01, weight_decay=5e-4)
     begin = time.perf_counter()
     state = jax.jit(
@@ -124,30 +116,6 @@ def build_jax(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, An
 
     facts["finish"] = finish
     return step, facts
-
-
-def _stock_norm(
-    x: Any,
-    *,
-    train: bool,
-    name: str,
-    dtype: Any,
-    is_rectified: bool = False,
-    is_deferred: bool = False,
-) -> Any:
-    """`layers.batch_norm` by Flax's own module, which defers nothing."""
-    from flax import linen as nn
-
-    from jaxcnn.models import layers
-
-    norm = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=layers.NORM_MOMENTUM,
-        epsilon=layers.NORM_EPSILON,
-        dtype=dtype,
-        name=name,
-    )
-    return nn.relu(norm(x)) if is_rectified else norm(x)
 
 
 def build_torch(spec: dict[str, Any]) -> tuple[Callable[[int], None], dict[str, Any]]:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jaxcnn.runtime import launch
 
@@ -37,20 +37,17 @@ def child(options: argparse.Namespace) -> None:
         from jaxcnn.runtime import distributed
 
         distributed.initialize(options.coordinator, options.num_processes, options.process_id)
-    if options.stock:
-        from jaxcnn import ops
-
-        ops.conv_general_dilated = cast(Any, jax.lax.conv_general_dilated)
     counts = [jax.device_count()] if options.coordinator else options.devices
     for family in options.families:
         for count in counts:
             result = {"family": family, "devices": count, "processes": jax.process_count()}
-            result |= train(family, jax.devices()[:count], options.steps)
+            ops = "stock" if options.stock else "fast"
+            result |= train(family, jax.devices()[:count], options.steps, ops)
             if jax.process_index() == 0:
                 print(json.dumps(result), flush=True)
 
 
-def network(family: str, dtype: Any) -> Any:
+def network(family: str, dtype: Any, ops: str) -> Any:
     """Returns a small network of a family, with each kind of its layers."""
     from jaxcnn.models.densenet import DenseNet
     from jaxcnn.models.lenet import LeNet
@@ -58,15 +55,15 @@ def network(family: str, dtype: Any) -> Any:
     from jaxcnn.models.resnet import ResNet
 
     if family == "lenet":
-        return LeNet(dtype=dtype)
+        return LeNet(dtype=dtype, ops=ops)
     if family == "resnet":
-        return ResNet(blocks=(1, 1), widths=(8, 16), dtype=dtype)
+        return ResNet(blocks=(1, 1), widths=(8, 16), dtype=dtype, ops=ops)
     if family == "densenet":
-        return DenseNet(blocks=(2, 2), growth_rate=4, dtype=dtype)
-    return MobileNet(blocks=((16, 1), (32, 2)), stem_strides=2, dtype=dtype)
+        return DenseNet(blocks=(2, 2), growth_rate=4, dtype=dtype, ops=ops)
+    return MobileNet(blocks=((16, 1), (32, 2)), stem_strides=2, dtype=dtype, ops=ops)
 
 
-def train(family: str, devices: Any, count: int) -> dict[str, Any]:
+def train(family: str, devices: Any, count: int, ops: str) -> dict[str, Any]:
     """Returns losses of `count` float64 steps, rows of the batches, gradient of a float32 step."""
     import jax
     import jax.numpy as jnp
@@ -85,13 +82,13 @@ def train(family: str, devices: Any, count: int) -> dict[str, Any]:
     )
     losses, rows = [], []
     with double_precision():
-        programs = create(network(family, jnp.float64), mesh)
+        programs = create(network(family, jnp.float64, ops), mesh)
         state = programs.init()
         for call in programs.calls(order):
             rows.append(np.asarray(arrived(call.batch[0])).tolist())
             state = programs.train(programs.begin_epoch(state), call)
             losses.append(float(state.sums["loss"]) / BATCH)
-    programs = create(network(family, jnp.float32), mesh)
+    programs = create(network(family, jnp.float32, ops), mesh)
     (call,) = programs.calls(order[:1])
     state = programs.train(programs.init(), call)
     # Before the first step the momentum is 0, after it it is the gradient.
@@ -221,7 +218,7 @@ def main() -> None:
     parser.add_argument("--processes", type=numbers, default=[2, 4], help="with 2 devices each")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "devices.json")
-    parser.add_argument("--stock", action="store_true", help="XLA's convolutions: quick to compile")
+    parser.add_argument("--stock", action="store_true", help="stock operations: quick to compile")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--num_processes", type=int, help=argparse.SUPPRESS)

@@ -104,7 +104,7 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-class Part(NamedTuple):
+class View(NamedTuple):
     """Where in an array of pixels, `[S, N, H, W, C]`, a stage reads or writes.
 
     Attributes:
@@ -131,7 +131,7 @@ class Part(NamedTuple):
         part = part.astype(self.array.dtype)
         return lax.dynamic_update_slice(self.array, part, self._begin(start))
 
-    def of(self, array: jax.Array) -> "Part":
+    def of(self, array: jax.Array) -> "View":
         """The same place in another array."""
         return self._replace(array=array)
 
@@ -157,7 +157,7 @@ def images_in_chunk(array: jax.Array, images: int, channels: int) -> int:
     return chunk_size(images, height * width * channels * wide(array.dtype).itemsize)
 
 
-def totals(pixels: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+def pixel_sums(pixels: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Sums over pixels, of each device alone: `[S, P, C]` to `[S, C]`."""
     return jnp.sum(pixels if weights is None else pixels * weights, axis=-2)
 

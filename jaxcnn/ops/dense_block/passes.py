@@ -18,12 +18,12 @@ from jaxcnn.ops.dense_block.arithmetic import (
     DeferredGrad,
     Moments,
     Norm,
-    Part,
     Saved,
+    View,
     Weights,
     flat_kernel,
+    pixel_sums,
     square_kernel,
-    totals,
     wide,
 )
 from jaxcnn.ops.dense_block.stages import Output, Stage, moments
@@ -93,7 +93,7 @@ def forward(
     split = _split(x, shards)
     images = split.shape[-4]
     pixels = split.reshape(*split.shape[:-4], -1, channels).astype(wide(x.dtype))
-    known = moments(totals(pixels), totals(pixels, pixels), x.size // channels)
+    known = moments(pixel_sums(pixels), pixel_sums(pixels, pixels), x.size // channels)
     known = Moments(*(jnp.pad(array, (0, count * k)) for array in known))
     features = lax.pad(
         split, jnp.zeros((), x.dtype), [(0, 0, 0)] * (split.ndim - 1) + [(0, count * k, 0)]
@@ -110,12 +110,12 @@ def forward(
         at = channels + number * k
         source, inner = None, known
         if bottlenecks is not None:
-            source = Part(bottlenecks, number * images)
+            source = View(bottlenecks, number * images)
             stage = _stage(layer, 1, known, epsilon, images, by_onednn)
-            bottlenecks, inner = stage.forward(Part(features), source)
+            bottlenecks, inner = stage.forward(View(features), source)
             source = source.of(bottlenecks)
         stage = _stage(layer, 2, inner, epsilon, images, by_onednn)
-        features, added = stage.forward(source, Part(features, channel=at))
+        features, added = stage.forward(source, View(features, channel=at))
         known = Moments(
             *(lax.dynamic_update_slice(*pair, (at,)) for pair in zip(known, added, strict=True))
         )
@@ -180,18 +180,18 @@ def backward(
         at = channels + number * k
         own = DeferredGrad(*(lax.dynamic_slice(array, (at,), (k,)) for array in pending))
         own_mean = lax.dynamic_slice(mean, (at,), (k,))
-        output = Output(Part(values, channel=at), None, own, own_mean)
+        output = Output(View(values, channel=at), None, own, own_mean)
         if bottlenecks is None:
             stage = _stage(layer, 2, saved.features, epsilon, images, by_onednn)
-            into, spatial, left = stage.gradient(output, Part(values), into, True)
+            into, spatial, left = stage.gradient(output, View(values), into, True)
             return (into, dz, pending.add(left)), (spatial,)
-        z = Part(bottlenecks, number * images)
+        z = View(bottlenecks, number * images)
         stage = _stage(layer, 2, inner, epsilon, images, by_onednn)
         output = output._replace(gradient=output.values.of(into))
         dz, spatial, left = stage.gradient(output, z, dz, False)
         stage = _stage(layer, 1, saved.features, epsilon, images, by_onednn)
-        output = Output(z, Part(dz), left, inner.mean)
-        into, pointwise, left = stage.gradient(output, Part(values), into, True)
+        output = Output(z, View(dz), left, inner.mean)
+        into, pointwise, left = stage.gradient(output, View(values), into, True)
         return (into, dz, pending.add(left)), (spatial, pointwise)
 
     carry = (into, dz, DeferredGrad(jnp.zeros_like(mean), jnp.zeros_like(mean)))

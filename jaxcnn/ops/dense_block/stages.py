@@ -18,14 +18,14 @@ from jaxcnn.ops.dense_block.arithmetic import (
     DeferredGrad,
     Moments,
     Norm,
-    Part,
+    View,
     images_in_chunk,
     outer,
     patches,
+    pixel_sums,
     product,
     scan_batch,
     shifted_sum,
-    totals,
 )
 from jaxcnn.ops.norm import along
 
@@ -40,8 +40,8 @@ class Output(NamedTuple):
         means: Means of the output's channels, `[F]`.
     """
 
-    values: Part
-    gradient: Part | None
+    values: View
+    gradient: View | None
     pending: DeferredGrad
     means: jax.Array
 
@@ -75,7 +75,7 @@ class Stage(NamedTuple):
         """Output channels, F."""
         return self.kernel.shape[1] // (9 if self.is_spatial else 1)
 
-    def forward(self, source: Part | None, target: Part) -> tuple[jax.Array, Moments]:
+    def forward(self, source: View | None, target: View) -> tuple[jax.Array, Moments]:
         """Returns the array of `target` with the output written to it, and the output's moments.
 
         The input is read from `source`, or from the first channels of `target` where that is None.
@@ -86,12 +86,12 @@ class Stage(NamedTuple):
 
         def body(carry: Any, start: Any, n: int) -> Any:
             array, sums, squares = carry
-            x = (source or Part(array)).take(start, n, self.channels)
+            x = (source or View(array)).take(start, n, self.channels)
             y = product(self.norm.relu(x), kernel, self.by_onednn)
             if self.is_spatial:
                 y = shifted_sum(y, (height, width), self.features)
             y = y.astype(array.dtype).astype(y.dtype)
-            return target.of(array).put(y, start), sums + totals(y), squares + totals(y, y)
+            return target.of(array).put(y, start), sums + pixel_sums(y), squares + pixel_sums(y, y)
 
         zeros = jnp.zeros((*shards, self.features), self.kernel.dtype)
         size = images_in_chunk(target.array, self.images, sum(self.kernel.shape))
@@ -99,7 +99,7 @@ class Stage(NamedTuple):
         return array, moments(sums, squares, self._pixels(target.array))
 
     def gradient(
-        self, output: Output, source: Part, into: jax.Array, is_added: bool
+        self, output: Output, source: View, into: jax.Array, is_added: bool
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array], DeferredGrad]:
         """Writes the gradient of the input to `into`, but for a part left pending.
 
@@ -128,15 +128,15 @@ class Stage(NamedTuple):
             x = lax.optimization_barrier(source.take(start, n, self.channels))
             h = self.norm.relu(x)
             dh = lax.optimization_barrier(product(dy, transposed, self.by_onednn))
-            bias, scale = self._totals(dh, x, (*shards, n, height, width, self.channels))
+            bias, scale = self._norm_sums(dh, x, (*shards, n, height, width, self.channels))
             dx = jnp.where(self.norm.apply(x) > 0, along(x, self.norm.a) * dh, 0)
             if is_added:
-                dx = Part(into).take(start, n, self.channels) + dx
+                dx = View(into).take(start, n, self.channels) + dx
             # Computed by both cores, then written: XLA writes into an array on one. With it 66 ms,
             # without 69 (32x32, 144 channels, k = 12; times as for `by_onednn`).
             dx = lax.optimization_barrier(dx)
             return (
-                Part(into).put(dx, start),
+                View(into).put(dx, start),
                 kernel + outer(dy, h, self.by_onednn),
                 biases + bias,
                 scales + scale,
@@ -155,12 +155,12 @@ class Stage(NamedTuple):
         left = DeferredGrad(factor * bias, factor * self.norm.r * scale)
         return into, (over_shards(kernel, 2).T, scale, bias), left
 
-    def _totals(self, dh: jax.Array, x: jax.Array, shape: Sequence[int]) -> norms.Sums:
+    def _norm_sums(self, dh: jax.Array, x: jax.Array, shape: Sequence[int]) -> norms.Sums:
         """The gradients of the norm's bias and, nearly, scale; of each device alone, `[S, C]`."""
 
         def of_device(dh: jax.Array, x: jax.Array) -> norms.Sums:
             norm = self.norm
-            return norms.totals(dh, Chunk.of(x), norm.mean, (norm.a, norm.b))
+            return norms.grad_sums(dh, Chunk.of(x), norm.mean, (norm.a, norm.b))
 
         function = of_device if len(shape) == 4 else jax.vmap(of_device)
         return function(dh.reshape(shape), x.reshape(shape))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.chunks import Chunk, chunk_size, map_and_sum_chunks, map_chunks, sum_chunks
-from jaxcnn.ops.norm import NormRelu, Sums, at_least_float32, totals
+from jaxcnn.ops.norm import NormRelu, Sums, at_least_float32, grad_sums
 from jaxcnn.ops.spec import ConvSpec, Pair, cropped
 from jaxcnn.ops.winograd import coefficients, transforms
 from jaxcnn.ops.winograd.coefficients import Cost, Scheme
@@ -223,7 +223,7 @@ def conv_vjp(
         dx = transforms.transform_output(products, dy.images, size, scheme).astype(dy.array.dtype)
         images = x if norm is None else x._replace(function=norm.of)
         x_points = transforms.transform_output_grad(images, scheme, dtype)
-        sums = None if norm is None else totals(dx, x, norm.mean, norm.affine)
+        sums = None if norm is None else grad_sums(dx, x, norm.mean, norm.affine)
         return dx, (matmuls.tn(x_points, dy_points), sums)
 
     images = _images_in_chunk(x.shape[0] // shards, size, scheme, *kernel.shape[2:])
