@@ -1,6 +1,5 @@
 """The command `jaxcnn`: which verbs there are, and the one way in which all of them end."""
 
-import argparse
 import difflib
 import importlib
 import os
@@ -10,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jaxcnn
+from jaxcnn.commands.console import usage_error
+from jaxcnn.commands.parser import Parser
 from jaxcnn.errors import PeerLostError, UserError
 from jaxcnn.runtime.signals import Interrupted
 
@@ -47,42 +48,6 @@ examples:
 `jaxcnn VERB --help` explains a verb; `jaxcnn --version` prints the version."""
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose help is a module's docstring, and whose errors are one line."""
-
-    def __init__(self, verb: str, documentation: str) -> None:
-        """Takes the description, the examples and notes from the paragraphs of `documentation`."""
-        description, examples, *notes = documentation.strip().split("\n\n")
-        indented = "\n".join(f"  {line}" for line in examples.splitlines())
-        super().__init__(
-            prog=f"jaxcnn {verb}",
-            description=description,
-            epilog="\n\n".join([f"examples:\n{indented}", *notes]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parses the arguments of the verb.
-
-        A verb that sets a default for `program` gets there all that follows the first `--`, as it
-        is; argparse itself drops a later `--`, which belongs to the program.
-        """
-        if self.get_default("program") is None:
-            return self.parse_args(arguments)
-        given = list(arguments)
-        first = given.index("--") if "--" in given else len(given)
-        result = self.parse_args(given[:first])
-        result.program = given[first + 1 :]
-        if not result.program:
-            self.error("a program is required after --")
-        return result
-
-    def error(self, message: str) -> NoReturn:
-        """Exits with code 2 after one line."""
-        _usage_error(f"{message}; see {self.prog} --help")
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command; without `arguments`, those of the process."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -102,7 +67,7 @@ def run(arguments: Sequence[str]) -> int | None:
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f", did you mean {close[0]}?" if close else ""
-        _usage_error(f"{verb!r} is not a verb{hint}: see jaxcnn --help")
+        usage_error(f"{verb!r} is not a verb{hint}: see jaxcnn --help")
     module = importlib.import_module(f"jaxcnn.commands.{verb}")
     if not hasattr(module, "add_arguments"):
         return module.run(rest)
@@ -147,8 +112,3 @@ def _fail(message: str) -> NoReturn:
 
         distributed.exit_without_peers(message)
     sys.exit(message)
-
-
-def _usage_error(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)

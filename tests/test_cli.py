@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from jaxcnn import cli, errors
-from jaxcnn.commands import config_flag
+from jaxcnn.commands import config_flag, parser
 from jaxcnn.config import files
 from jaxcnn.errors import PeerLostError, UserError
 from jaxcnn.runtime.signals import Interrupted
@@ -65,9 +65,9 @@ def test_help_of_a_verb_has_examples_that_the_verb_takes(verb, capsys):
     module = importlib.import_module(f"jaxcnn.commands.{verb}")
     for line in examples if hasattr(module, "add_arguments") else ():
         arguments = line.partition("#")[0].replace("'", "").split()[2:]
-        parser = cli.Parser(verb, module.__doc__)
-        module.add_arguments(parser)
-        parser.parse(arguments)
+        verb_parser = parser.Parser(verb, module.__doc__)
+        module.add_arguments(verb_parser)
+        verb_parser.parse(arguments)
 
 
 def test_version(capsys):

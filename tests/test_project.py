@@ -24,7 +24,8 @@ LEVELS = [
     {"evaluate"},
     {"train"},
     {"report"},
-    {"commands", "cli"},
+    {"commands"},
+    {"cli"},
     {"main", "__main__"},
 ]
 

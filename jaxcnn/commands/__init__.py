@@ -1,1 +1,1 @@
-"""The verbs of the command `jaxcnn`, one module each; `jaxcnn.cli` has the table of them."""
+"""The verbs of the command `jaxcnn`, one module each; the table of them is in `jaxcnn.cli`."""
