@@ -13,8 +13,8 @@ MOST = {
     "room_cycles": 0,
     "test_levels": 10,
     "many_parameters": 7,
-    "longest_function": 73,
-    "timing_lines": 59,
+    "longest_function": 72,
+    "timing_lines": 34,
 }
 
 

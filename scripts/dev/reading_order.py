@@ -3,7 +3,7 @@
 python scripts/dev/reading_order.py           # writes the table into the page
 python scripts/dev/reading_order.py --print
 
-The main path is what a training runs through, from the command to the last checkpoint, without
+The main path is what `jaxcnn train` runs through, from its flags to the last checkpoint, without
 `ops`, with one network of the four. The question of a file is its docstring's first line.
 """
 
@@ -20,6 +20,7 @@ MOST_LINES = 3500
 # In the order in which they are read. A folder's files need not all be here: see `rest`.
 MAIN_PATH = (
     "errors.py",
+    "config/declare.py",
     "config/schema.py",
     "config/settings.py",
     "data/load.py",
@@ -27,7 +28,6 @@ MAIN_PATH = (
     "data/augment.py",
     "models/__init__.py",
     "models/layers.py",
-    "models/batch_norm.py",
     "models/mobilenet.py",
     "train/metrics.py",
     "train/optim.py",
@@ -40,12 +40,10 @@ MAIN_PATH = (
     "train/programs.py",
     "run/checkpoint.py",
     "run/folder.py",
-    "train/capacity.py",
     "train/loop.py",
     "train/fit.py",
     "commands/config_flag.py",
     "commands/train.py",
-    "cli.py",
 )
 
 

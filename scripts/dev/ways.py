@@ -79,7 +79,12 @@ BATCH = Way(
                     "MobileNet",
                     "float32 [B, H, W, C] to logits [B, classes].",
                 ),
-                Step(5, "models/layers.py", "conv", "Convolution, batch norm, ReLU, classifier."),
+                Step(
+                    5,
+                    "models/layers.py",
+                    "norm_relu_conv",
+                    "Batch norm, ReLU, convolution: what every block is made of.",
+                ),
             ),
         ),
         (
@@ -87,8 +92,8 @@ BATCH = Way(
             (
                 Step(
                     5,
-                    "ops/conv/api.py",
-                    "conv_general_dilated",
+                    "ops/norm_conv.py",
+                    "norm_relu_conv",
                     "The value and both gradients, by the algorithm for shape and platform.",
                 ),
             ),
