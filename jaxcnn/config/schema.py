@@ -1,8 +1,7 @@
 """Every hyper-parameter once: its type, default, what is allowed, its unit and its reason.
 
-Each section is a frozen dataclass. The declaration of a field gives the default of the
-configuration that users edit (`default_config`), its check (`validate`), its line of `--help`
-(`describe`) and the typed value that the program reads (`config.settings.Settings`).
+One declaration of a field gives the default of the configuration that users edit, its check, its
+line of `--help` and the typed value that the program reads (`config.settings.Settings`).
 """
 
 import dataclasses
@@ -128,9 +127,11 @@ class TrainConfig:
         0.0, between(0, 1), "decay of the averaged weights that are evaluated; 0: none"
     )
     log_every_steps: int = setting(
-        10, at_least(1), "steps between two looks at the device's metrics"
+        10,
+        at_least(1),
+        "steps between two reports of the metrics, for which the host waits for the device",
     )
-    checkpoint_minutes: float = setting(10.0, POSITIVE, "at most so long between two checkpoints")
+    checkpoint_minutes: float = setting(10.0, POSITIVE, "minutes between two checkpoints, at most")
     keep_checkpoints: int = setting(2, at_least(1), "newest checkpoints that are kept")
     plots: bool = setting(True, ANY, "draw pictures into the run folder's plots/")
     tensorboard: bool = setting(
@@ -143,7 +144,7 @@ class TrainConfig:
         "state before it saved, or change nothing and count as skipped",
     )
     max_nonfinite: int = setting(
-        10, at_least(1), "skip: so many such steps in a row end the run all the same"
+        10, at_least(1), "skip: after this number of such steps in a row the run ends anyway"
     )
     deterministic: bool = setting(
         False, ANY, "the same bytes from every run on a GPU too, slower; a CPU always gives them"

@@ -92,16 +92,14 @@ class Settings(schema.Config):
         tree = compat.upgrade(content)
         facts = {field.name for field in dataclasses.fields(DataFacts)}
         section = tree.get("dataset", {})
-        tree["facts"] = {key: section.pop(key) for key in facts & set(section)}
-        parts: dict[str, Any] = {"facts": _read(DataFacts, tree["facts"], "dataset.")}
+        found = {key: section.pop(key) for key in facts & set(section)}
+        parts: dict[str, Any] = {"facts": _read(DataFacts, found, "dataset.")}
         for field in dataclasses.fields(schema.Config):
-            if dataclasses.is_dataclass(field.default):
-                kind: Any = type(field.default)
-                parts[field.name] = _read(kind, tree.get(field.name, {}), f"{field.name}.")
-            elif field.name not in tree:
+            if field.name not in tree:
                 raise ValueError(f"{field.name} is missing")
-            else:
-                parts[field.name] = tree[field.name]
+            kind, value = type(field.default), tree[field.name]
+            is_section = dataclasses.is_dataclass(kind)
+            parts[field.name] = _read(kind, value, f"{field.name}.") if is_section else value
         if unknown := set(tree) - set(parts):
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         return cls(**parts)
@@ -133,7 +131,7 @@ class Settings(schema.Config):
     def max_nonfinite(self) -> int:
         """Steps in a row with a loss or gradient that is not finite, after which the run ends.
 
-        "stop" is "skip" of none. An epoch of skipped steps, which has no mean loss, always ends it.
+        1 for "stop". A whole epoch of skipped steps has no mean loss, so it always ends the run.
         """
         if self.train.on_nonfinite == "stop":
             return 1

@@ -1,4 +1,4 @@
-"""Images in, probabilities out: a trained network as a compiled function."""
+"""A trained network as a compiled function from images to probabilities."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from jaxcnn.runtime.compilation import compiled
 
 
 class Classifier:
-    """A trained network with its normalisation, compiled for batches of one size."""
+    """A trained network with its normalization, compiled for batches of one size."""
 
     def __init__(
         self,

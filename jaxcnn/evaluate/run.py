@@ -1,6 +1,7 @@
-"""A run folder as its readers see it: what was trained, how it went, and the trained network.
+"""Reading a run folder: its settings, its metrics and the trained network.
 
-Reading changes nothing in the folder, works while the run goes on, and needs nothing outside it.
+Reading changes nothing in the folder, works while the run is in progress, and needs nothing outside
+the folder.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ class Run:
 
     Attributes:
         path: The folder.
-        name: The folder's name; `named` makes the names of several runs differ.
+        name: The folder's name; `named` makes the names of several runs unique.
         settings: The content of config.json.
         model: The network, without parameters.
     """
@@ -90,8 +91,8 @@ class Run:
     def newest(self, warn: Callable[[str], None]) -> tuple[int, dict[str, Any]]:
         """Returns (step, variables) of the newest whole checkpoint.
 
-        The variables are those that the run evaluates, as numpy arrays: averaged ones where there
-        are such. A damaged checkpoint is named to `warn` and left where it is.
+        The variables are those that the run evaluates, as numpy arrays: the averaged ones if there
+        are any. A damaged checkpoint stays where it is, and `warn` gets a line about it.
 
         Raises:
             UserError: If there is no whole checkpoint.
@@ -121,7 +122,7 @@ class Run:
 
     @cached_property
     def trained(self) -> tuple[int, dict[str, Any]]:
-        """What `newest` gave when it was first asked for; a damaged checkpoint goes unnamed."""
+        """The result of the first call of `newest`, without warnings."""
         return self.newest(lambda _: None)
 
     def dataset(self, split: str = "", data_dir: str = "") -> data.Dataset:
@@ -152,7 +153,7 @@ class Run:
 
 
 def named(paths: Iterable[Path]) -> dict[str, Run]:
-    """Returns the runs by name, in the given order: by so much of their paths as tells them apart.
+    """Returns the runs by name, in the given order; a name is the shortest unique end of a path.
 
     Raises:
         UserError: If a folder is no run or is given twice.

@@ -1,7 +1,7 @@
-"""The pictures in a run's folder plots/: curves after epochs, all others at the end.
+"""The plots in a run's folder plots/: curves after epochs, all others at the end.
 
-Pictures have no part in the numbers: they are drawn between epochs from what is on disk, from the
-state's values, and from nothing else. What fails here costs a picture, never a training.
+Plots do not influence the numbers: they are drawn between epochs, from the files and the state of
+the run. An error here costs a plot, never the training.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from jaxcnn.run.observers import Observer
 from jaxcnn.runtime.signals import Interrupted
 
 FOLDER = "plots"
-# Curves are redrawn when this fraction of the time since they were drawn pays for it.
+# Share of the run's time that drawing curves may take.
 _SHARE = 0.02
 _SHOWN = 16
 
 
 class RunPlots(Observer):
-    """Draws the pictures of one run; told of each epoch as a report is.
+    """An observer that draws the plots of one run.
 
     Attributes:
-        path: The folder of the pictures.
+        path: The folder of the plots.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class RunPlots(Observer):
         self._failed = False
 
     def epoch(self, record: dict[str, Any], epochs: int) -> None:
-        """Redraws the curves, unless that was too short ago; always after the last epoch.
+        """Redraws the curves after the last epoch, and after others if that costs little.
 
         Drawing can take a third of a short epoch's time, so it waits until it costs 2 % at most.
         """
@@ -77,12 +77,12 @@ class RunPlots(Observer):
     def end(
         self, variables: dict[str, Any], dataset: Dataset, on_batch: Callable[[], None]
     ) -> None:
-        """Draws all that needs the trained network.
+        """Draws everything that needs the trained network.
 
         Args:
             variables: What is evaluated, {"params", "batch_stats"}.
             dataset: The run's data.
-            on_batch: Called now and then; may raise Interrupted.
+            on_batch: Called after each batch and between plots; may raise Interrupted.
         """
         names = dataset.class_names
         first = _first_kernel(variables["params"])
@@ -155,7 +155,7 @@ class RunPlots(Observer):
         self._safely(lambda: plots.save(draw(), self.path / name), name)
 
     def _safely(self, work: Callable[[], Any], name: str = "") -> Any:
-        """Returns what `work` gives; None, and a word to the user the first time, if it fails."""
+        """Returns the result of `work`, or None if it fails; warns at the first failure."""
         try:
             return work()
         except Interrupted:

@@ -1,8 +1,8 @@
-"""Checkpoints: the training state as named arrays, which a thread writes in the background.
+"""Checkpoints: the training state as named arrays, written by a background thread.
 
-With several processes all write their parts of the arrays, and process 0 the rest. They do so in
-the foreground then: they wait for each other through the devices, which are to do one thing after
-another.
+With several processes, every process writes its own parts of the arrays and process 0 the rest.
+They then write in the foreground: they wait for each other through collectives on the devices,
+which must not run at the same time as those of a training step.
 """
 
 import os
@@ -28,19 +28,21 @@ _TEMPORARY = ".tmp-"
 class Checkpoints:
     """The checkpoints in one folder, one per step.
 
-    A checkpoint is a nested dict of named arrays (`flax.serialization.to_state_dict`), no pickled
-    class. Orbax writes it into a temporary folder, which gets a manifest and, when all is on disk,
-    the step as its name: a folder with a step's name was whole once. Orbax's own manager renames
-    before a manifest could be added. To open a folder changes nothing in it.
+    A checkpoint is a nested dict of named arrays (`flax.serialization.to_state_dict`), not a
+    pickled class. Orbax writes it into a temporary folder, which then gets a manifest and, when
+    everything is on disk, is renamed to its step. So a folder with a step's name was complete when
+    it got that name; if it no longer matches its manifest, it was damaged later. Orbax's own
+    manager is not used because it renames before a manifest can be added.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, fingerprint: str | None = None) -> None:
-        """Opens `folder`, which need not exist.
+        """Opens `folder`, which need not exist, without changing anything in it.
 
         Args:
             folder: The folder of the checkpoints.
-            keep: So many of the newest are kept when there is a new one.
-            fingerprint: Of the configuration that the checkpoints belong to; None: any.
+            keep: Number of checkpoints that are kept, the newest ones.
+            fingerprint: Of the configuration that the checkpoints must belong to, see
+                `config.compat.fingerprint`; None accepts any.
         """
         self._folder, self._keep, self._fingerprint = folder.resolve(), keep, fingerprint
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
@@ -48,7 +50,7 @@ class Checkpoints:
         self._error: BaseException | None = None
 
     def steps(self) -> list[int]:
-        """Returns the steps that have a checkpoint, rising."""
+        """Returns the steps that have a checkpoint, in ascending order."""
         if not self._folder.is_dir():
             return []
         return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
@@ -58,7 +60,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def damaged(self) -> list[Path]:
-        """Returns the checkpoints that were set aside."""
+        """Returns the folders of the damaged checkpoints that were moved away."""
         return sorted(self._folder.glob("damaged/*"))
 
     def restore(self, step: int, template: Any) -> Any:
@@ -67,8 +69,8 @@ class Checkpoints:
         The devices and processes need not be those that wrote it.
 
         Raises:
-            CorruptCheckpointError: If the checkpoint is not what its manifest says.
-            UserError: If it is of another format or another configuration.
+            CorruptCheckpointError: If the checkpoint does not match its manifest.
+            UserError: If it has another format or belongs to another configuration.
         """
         self.verify(step)
         return self.restore_verified(step, template)
@@ -78,7 +80,7 @@ class Checkpoints:
         manifest.verify(self._folder / str(step), self._fingerprint)
 
     def restore_verified(self, step: int, template: Any) -> Any:
-        """Returns what `restore` does, without another look at all files."""
+        """Returns what `restore` does, without checking all files again."""
         folder = self._folder / str(step)
         arrays = jax.tree.map(
             ocp.utils.to_shape_dtype_struct, serialization.to_state_dict(template)
@@ -106,9 +108,9 @@ class Checkpoints:
         }
 
     def latest_valid_step(self, warn: Callable[[str], None]) -> int | None:
-        """Returns the step of the newest whole checkpoint, or None where there is none.
+        """Returns the step of the newest valid checkpoint, or None if there is none.
 
-        A damaged one is named to `warn` and set aside, in the folder "damaged".
+        A damaged one is moved to the folder "damaged", and `warn` gets a line about it.
         """
         for step in reversed(self.steps()):
             try:
@@ -122,7 +124,7 @@ class Checkpoints:
         return None
 
     def save(self, step: int, state: Any) -> None:
-        """Starts writing `state`, unless there is one of `step`; waits for an earlier write.
+        """Starts writing `state`, unless `step` has a checkpoint; waits for an earlier write.
 
         Raises:
             UserError: If the earlier write failed.
@@ -140,7 +142,7 @@ class Checkpoints:
         self._writer.start()
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
             UserError: If a write failed for a reason outside the program, such as a full disk.
@@ -163,7 +165,7 @@ class Checkpoints:
             ) from error
 
     def _write(self, step: int, arrays: Any) -> None:
-        """Writes one checkpoint and drops the oldest; the writer thread's whole life."""
+        """Writes one checkpoint and deletes the oldest; runs in the writer thread."""
         temporary = self._folder / f"{_TEMPORARY}{step}"
         try:
             distributed.broadcast_from_process_0(lambda: self._begin(temporary))

@@ -1,4 +1,4 @@
-"""The run folder: what a run writes about itself, and whose folder it is."""
+"""The run folder: its JSON files, and which configuration it belongs to."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ class RunDir:
     """
 
     def __init__(self, path: Path) -> None:
-        """Names the folder; `locked` makes it."""
+        """Refers to a folder, which `locked` creates."""
         self.path = path
 
     @property
@@ -32,11 +32,11 @@ class RunDir:
         return self.path / "checkpoints"
 
     def check(self, config: dict[str, Any]) -> None:
-        """Checks that the folder is free for `config` or belongs to it; writes nothing.
+        """Checks that the folder is unused or belongs to `config`; writes nothing.
 
         Raises:
             UserError: If the folder holds something else or another configuration, naming the
-                differing keys and what may differ.
+                keys that differ and those that may differ.
         """
         existing = self.read_json("config.json")
         if existing is None:
@@ -55,18 +55,18 @@ class RunDir:
 
     @contextlib.contextmanager
     def locked(self, config: dict[str, Any]) -> Iterator[None]:
-        """While entered, the folder is this process's alone, and config.json is `config`.
+        """Holds the folder's lock while entered; creates the folder and writes config.json.
 
         Raises:
-            UserError: As `check`, if another process has the folder, or if it is not writable.
+            UserError: As `check`; if another process holds the lock; if it is not writable.
         """
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock.exclusive(self.path))
                 self.check(config)  # another process may have come first
-                for litter in self._litter():
-                    litter.unlink()
+                for leftover in self._leftovers():
+                    leftover.unlink()
                 if self.read_json("config.json") != config:
                     self.write_json("config.json", config)
             except OSError as error:
@@ -76,13 +76,13 @@ class RunDir:
                 ) from error
             yield
 
-    def _litter(self) -> Iterator[Path]:
-        """Yields what a kill left of files that were being replaced."""
+    def _leftovers(self) -> Iterator[Path]:
+        """Yields temporary files that a killed process left behind."""
         return self.path.glob(f".*.json*{_TEMPORARY}")
 
     def _foreign(self) -> Iterator[Path]:
-        """Yields what this program cannot have left in a folder without config.json."""
-        ours = {self.path / lock.NAME, *self._litter()}
+        """Yields what in a folder without config.json cannot come from this program."""
+        ours = {self.path / lock.NAME, *self._leftovers()}
         return (path for path in self.path.iterdir() if path not in ours)
 
     def read_json(self, name: str) -> Any:
@@ -100,19 +100,19 @@ class RunDir:
             ) from error
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes a JSON file of the folder, whole or not at all."""
+        """Writes a JSON file of the folder atomically."""
         with _writing(self.path / name):
             write_atomically(
                 self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n"
             )
 
     def add_start(self, environment: dict[str, Any]) -> None:
-        """Adds one start of the program to environment.json, the newest last."""
+        """Appends one start of the program to environment.json."""
         starts = (self.read_json("environment.json") or {"starts": []})["starts"]
         self.write_json("environment.json", {"starts": [*starts, environment]})
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the records of metrics.jsonl; a last line without its newline is not one."""
+        """Returns the records of metrics.jsonl, without a last line that has no newline."""
         try:
             text = (self.path / "metrics.jsonl").read_text()
         except FileNotFoundError:
@@ -126,7 +126,7 @@ class RunDir:
             ) from error
 
     def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops the records after `step`, which a resumed run writes again; returns the others."""
+        """Deletes the records after `step`, which a resumed run rewrites; returns the others."""
         path = self.path / "metrics.jsonl"
         records = [record for record in self.read_metrics() if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in records)
@@ -136,7 +136,7 @@ class RunDir:
         return records
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds one record to metrics.jsonl and has it on disk before returning."""
+        """Appends one record to metrics.jsonl and flushes it to disk."""
         line = json.dumps(record, allow_nan=False) + "\n"
         path = self.path / "metrics.jsonl"
         with _writing(path), open(path, "a") as file:
@@ -147,7 +147,7 @@ class RunDir:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Says it in one line when the system refuses to write `path`."""
+    """Turns an OSError while `path` is written into a UserError."""
     try:
         yield
     except OSError as error:
@@ -157,7 +157,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file at `path`: a reader, or a crash, sees the old content or the new."""
+    """Replaces the file at `path`; after a crash it has either the old content or the new."""
     handle, temporary = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent
     )

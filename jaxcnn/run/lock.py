@@ -15,7 +15,7 @@ except ImportError:  # Windows: no lock there
     fcntl = None  # type: ignore[assignment]  # the module's absence is checked below
 
 NAME = ".lock"
-# What a file system without locks answers.
+# Error numbers of file systems without locks.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 
@@ -23,13 +23,13 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 def exclusive(folder: Path) -> Iterator[None]:
     """Holds the lock of `folder`, an existing folder, while entered.
 
-    The lock is the kernel's `flock` on a file of the folder, so there is no stale one: whatever
-    ends the holder releases it. The file names the holder; the file alone means nothing. Goes on
-    without a lock where the system or the file system has none.
+    The lock is the kernel's `flock` on a file of the folder, so it cannot become stale: the kernel
+    releases it however the holder ends. The file names the holder, but its existence alone means
+    nothing. Continues without a lock where the system or the file system has none.
 
     Raises:
         UserError: If another process holds it, naming that process.
-        OSError: If the file cannot be made.
+        OSError: If the file cannot be created.
     """
     with open(folder / NAME, "a+") as file:
         try:

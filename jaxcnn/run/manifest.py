@@ -1,7 +1,7 @@
 """A checkpoint's manifest: its files with their sizes and SHA-256, so that damage is noticed.
 
-The manifest is written into the folder before that gets its final name, and covers itself too: a
-folder with a final name and no valid manifest is damaged, never half-written.
+The manifest is written before the folder gets its final name, and contains a digest of itself: a
+folder with a final name but without a valid manifest is damaged, never half-written.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ FORMAT = 1
 
 
 class CorruptCheckpointError(Exception):
-    """A folder is not what its manifest says; the message names the file and what is wrong."""
+    """A folder does not match its manifest; the message names the file and the difference."""
 
 
 def write(folder: Path, fingerprint: str) -> None:
-    """Has all files of `folder` on disk, then writes its manifest.
+    """Writes the manifest of `folder` and flushes it with all files to disk.
 
     Args:
-        folder: A folder that no one writes to any more.
+        folder: A folder that nothing writes to anymore.
         fingerprint: Of the configuration that the files belong to.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -44,12 +44,12 @@ def verify(folder: Path, fingerprint: str | None) -> None:
     """Checks every file of `folder` against its manifest.
 
     Args:
-        folder: A folder that `write` has seen.
-        fingerprint: Of the configuration that the files must belong to; None: any.
+        folder: A folder with a manifest from `write`.
+        fingerprint: Of the configuration that the files must belong to; None accepts any.
 
     Raises:
         CorruptCheckpointError: If a file is missing or has changed, the manifest included.
-        UserError: If all is whole but of another format or another configuration.
+        UserError: If the files are intact but have another format or configuration.
     """
     content = _read(folder / NAME)
     if content["format"] != FORMAT:
@@ -76,7 +76,7 @@ def verify(folder: Path, fingerprint: str | None) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names in `folder` on disk, where the system can do that."""
+    """Flushes the entries of `folder` to disk, where the system can do that."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live display on a terminal, else a line per epoch."""
+"""Observers of a run: a live display on a terminal, a line per epoch elsewhere."""
 
 import sys
 from typing import Any
@@ -11,61 +11,61 @@ from jaxcnn.models.summary import BlockSummary, totals
 
 
 class Observer:
-    """Reports nothing; the interface of the others."""
+    """The interface of observers; this one reports nothing."""
 
     def say(self, text: str) -> None:
-        """Passes on a remark."""
+        """Handles a message for the user."""
 
     def network(self, name: str, rows: list[BlockSummary]) -> None:
-        """Presents the network's blocks."""
+        """Handles the table of the network's blocks, before training."""
 
     def start(self, *, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Training starts, or goes on, at `step`."""
+        """Handles the start of training at `step`, which is above 0 for a resumed run."""
 
     def step(self, step: int, loss: float, accuracy: float, rate: float) -> None:
-        """The means of the epoch so far, and images per second, after `step` steps."""
+        """Handles the means of the epoch so far, and images per second, after `step` steps."""
 
     def epoch(self, record: dict[str, Any], epochs: int) -> None:
-        """An epoch has ended with this record of metrics.jsonl."""
+        """Handles the end of an epoch, with its record of metrics.jsonl."""
 
     def stop(self) -> None:
-        """Training has ended, for whatever reason."""
+        """Handles the end of training, whatever the reason."""
 
 
 class ObserverList(Observer):
-    """Passes everything on to several others, in their order."""
+    """Passes every call on to several observers, in order."""
 
     def __init__(self, *others: Observer) -> None:
-        """Passes on to `others`."""
+        """Passes calls on to `others`."""
         self._others = others
 
     def say(self, text: str) -> None:
-        """Passes on a remark."""
+        """Handles a message for the user."""
         for other in self._others:
             other.say(text)
 
     def network(self, name: str, rows: list[BlockSummary]) -> None:
-        """Presents the network's blocks to each."""
+        """Passes on the table of the network's blocks."""
         for other in self._others:
             other.network(name, rows)
 
     def start(self, *, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Tells each of the start."""
+        """Passes on the start of training."""
         for other in self._others:
             other.start(epochs=epochs, steps_per_epoch=steps_per_epoch, step=step)
 
     def step(self, step: int, loss: float, accuracy: float, rate: float) -> None:
-        """Tells each of the epoch so far."""
+        """Passes on the means of the epoch so far."""
         for other in self._others:
             other.step(step, loss, accuracy, rate)
 
     def epoch(self, record: dict[str, Any], epochs: int) -> None:
-        """Tells each of an epoch's end."""
+        """Passes on the end of an epoch."""
         for other in self._others:
             other.epoch(record, epochs)
 
     def stop(self) -> None:
-        """Tells each of the end."""
+        """Passes on the end of training."""
         for other in self._others:
             other.stop()
 
@@ -74,11 +74,11 @@ class LineReporter(Observer):
     """One plain line per epoch, for files and pipes."""
 
     def say(self, text: str) -> None:
-        """Prints a remark."""
+        """Prints a message."""
         print(text, flush=True)
 
     def start(self, *, epochs: int, steps_per_epoch: int, step: int) -> None:
-        """Says from where to where."""
+        """Prints the first and the last step."""
         self.say(f"training from step {step} to {epochs * steps_per_epoch}")
 
     def epoch(self, record: dict[str, Any], epochs: int) -> None:
@@ -96,7 +96,7 @@ class Terminal(Observer):
         self._steps_per_epoch = 1
 
     def say(self, text: str) -> None:
-        """Prints a remark above the bar."""
+        """Prints a message above the bar."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def network(self, name: str, rows: list[BlockSummary]) -> None:
@@ -144,13 +144,13 @@ class Terminal(Observer):
         self.say(epoch_line(record, epochs))
 
     def stop(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def create_reporter() -> Observer:
-    """Returns what suits standard output: a live display for a terminal, else plain lines."""
+    """Returns a live display if standard output is a terminal, else a reporter of plain lines."""
     return Terminal() if sys.stdout.isatty() else LineReporter()
 
 

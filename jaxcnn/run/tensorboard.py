@@ -20,14 +20,14 @@ _TAGS = {
 
 
 class EventWriter(Observer):
-    """Mirrors a run's metrics into its folder tensorboard/; told of each epoch as a report is.
+    """An observer that copies a run's metrics into its folder tensorboard/.
 
-    A start begins a new event file with all epochs so far and removes the older ones: an epoch
-    that a kill made the run train twice has one point all the same.
+    Each start writes a new event file with all epochs so far and removes the older files, so that
+    an epoch that was trained twice, because the run was killed in between, has one point.
     """
 
     def __init__(self, run: RunDir) -> None:
-        """Mirrors `run`, whose folder exists."""
+        """Copies the metrics of `run`, whose folder exists."""
         self._run = run
         self._writer: Any = None
 

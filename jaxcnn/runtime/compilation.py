@@ -25,7 +25,7 @@ def compiler_options() -> dict[str, str | bool]:
 
 
 def compiled(program: Any, arguments: Any) -> Any:
-    """Compiles a program from `jax.jit`, with oneDNN where it can be called.
+    """Returns a compiled program, which calls oneDNN where that is possible.
 
     A program that calls oneDNN cannot be kept in the compilation cache; the others are.
 
@@ -44,7 +44,7 @@ def compiled(program: Any, arguments: Any) -> Any:
 
 
 def init_compiler_options() -> dict[str, int]:
-    """Returns the options for a program that runs once, where compiling is most of the cost.
+    """Returns the options for a program that runs once, so that compiling is most of its cost.
 
     On the CPU, LLVM's optimizations of the initial random numbers take longer than all else.
     """
@@ -52,13 +52,13 @@ def init_compiler_options() -> dict[str, int]:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, in a private folder of the user's.
+    """Enables JAX's persistent compilation cache in a private folder of the user.
 
-    JAX loads what it finds there as machine code, so the folder must be the user's own and closed
-    to others. `JAX_COMPILATION_CACHE_DIR` chooses another folder, on the user's own responsibility.
+    JAX executes the machine code that it finds there, so the folder must belong to the user and be
+    closed to others. `JAX_COMPILATION_CACHE_DIR` chooses another folder, which is not checked.
 
     Raises:
-        UserError: If the folder belongs to someone else, or cannot be made.
+        UserError: If the folder belongs to another user, or cannot be created or written to.
     """
     # The default of one second would leave out most of a small network's programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -86,7 +86,7 @@ def use_compilation_cache() -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raises UserError unless a file can be made in `folder`; JAX would warn at each program."""
+    """Raises UserError unless `folder` is writable; JAX would warn for every program."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,7 +1,7 @@
 """The processes of a run: how they find each other, agree, and end together.
 
-JAX's own coordination service and collectives do the work. Process 0 speaks for all: it alone
-prints, and writes everything but the arrays of a checkpoint.
+JAX's coordination service and collectives do the work. Process 0 alone prints, and writes all files
+except the arrays of a checkpoint.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jaxcnn.errors import PeerLostError, UserError
 from jaxcnn.runtime import sharding
 
-# A process that has been silent for so long is taken for dead, and ends the others. JAX's default
-# is 100 s; a minute is what a user is told at most.
+# After this time without a heartbeat a process counts as dead and the others end. JAX's default is
+# 100 s; the documentation promises that a run ends within a minute.
 HEARTBEAT_SECONDS = 45
 # A process that starts late, or never, is waited for this long.
 START_SECONDS = 300
@@ -99,7 +99,7 @@ def initialize(
 
 
 def is_process_0() -> bool:
-    """Whether this is process 0, which speaks for all."""
+    """Whether this is process 0, which prints and writes files."""
     return jax.process_index() == 0
 
 
@@ -146,11 +146,11 @@ def process_0_first(action: Callable[[], T]) -> T:
 
 
 class SignalSync:
-    """Has all processes see the same requests at the same step.
+    """Makes all processes see the same requests, such as signals, at the same step.
 
-    Each call hands in this process's request, a number, and returns the largest that any process
-    handed in at the call before: the devices exchange the new ones meanwhile, behind the step that
-    is under way. With one process the request itself is returned at once.
+    Each call submits this process's request, a number, and returns the largest that any process
+    submitted at the previous call: the devices exchange the new ones after the step that is in
+    progress, so that no process waits. With one process the request is returned at once.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -191,7 +191,7 @@ class SignalSync:
 
 @contextlib.contextmanager
 def translate_peer_failures() -> Iterator[None]:
-    """Turns what the runtime raises when another process is gone into PeerLostError."""
+    """Turns the errors of JAX's runtime after the loss of another process into PeerLostError."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:

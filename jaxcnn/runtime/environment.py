@@ -18,7 +18,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-d
 
 
 def describe() -> dict[str, Any]:
-    """Returns what environment.json says of one start of the program."""
+    """Returns the entry of environment.json for one start of the program."""
     devices = jax.devices()
     return {
         "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -58,12 +58,12 @@ def git_revision() -> str | None:
 
 
 def machine() -> str:
-    """Returns the cores and the processor in words, for what is measured on them."""
+    """Returns the number of cores and the processor's name, to be stated with measurements."""
     return f"{os.cpu_count()} cores of {cpu_name()}"
 
 
 def cpu_name() -> str:
-    """Returns the processor's name, or architecture, and its widest vectors where that is known."""
+    """Returns the processor's name, or architecture, and its widest vectors if known."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # no /proc on this system
@@ -82,11 +82,11 @@ _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def use_deterministic_operations() -> None:
-    """Has XLA use operations on a GPU that give the same bits every time, at some cost in speed.
+    """Makes XLA use deterministic operations on a GPU, at some cost in speed; a CPU always does.
 
-    XLA's own words: "Guarantees run-to-run determinism on GPU"; the choice of algorithms by timing,
-    which differs from one process to the next, is off then too. On a CPU nothing changes. XLA
-    reads its flags when JAX initialises a backend, so this comes before anything else does.
+    The flag's documentation: "Guarantees run-to-run determinism on GPU". It also disables the
+    choice of algorithms by timing, which differs between processes. XLA reads its flags when JAX
+    initializes a backend, so call this before any other use of JAX.
     """
     given = os.environ.get("XLA_FLAGS", "")
     if _DETERMINISTIC not in given:

@@ -15,11 +15,11 @@ from jaxcnn.errors import UserError
 
 
 class Estimate(NamedTuple):
-    """Bytes on one device while a step runs, as XLA's buffer assignment gives them.
+    """Bytes on one device while a step runs, according to XLA's buffer assignment.
 
     Attributes:
-        fixed: The training state and a data set that lies there.
-        growing: Activations and the batch: what grows with the batch.
+        fixed: The training state, and the data set if it lies on the device.
+        growing: Activations and the batch, which grow with the batch size.
     """
 
     fixed: int
@@ -37,7 +37,7 @@ def estimate(program: Any, batch_bytes: int, data_bytes: int) -> Estimate:
     Args:
         program: From `jax.jit(...).lower(...).compile()`.
         batch_bytes: Of the batch on one device, an argument of the program.
-        data_bytes: Of the data set on one device, which is none.
+        data_bytes: Of the data set on one device, which is not an argument of the program.
     """
     analysis = program.memory_analysis()
     outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -46,9 +46,9 @@ def estimate(program: Any, batch_bytes: int, data_bytes: int) -> Estimate:
 
 
 def limit() -> int | None:
-    """Returns the bytes that a device has, or None where it is not known.
+    """Returns the bytes of memory of a device, or None if unknown.
 
-    The CPU devices of a process share what the machine, or the container, has.
+    The CPU devices of a process share the memory of the machine or the container.
     """
     device = jax.local_devices()[0]
     if "bytes_limit" in (stats := device.memory_stats() or {}):
@@ -62,7 +62,7 @@ def limit() -> int | None:
 
 
 def largest_batch(needed: Estimate, batch_size: int, multiple: int, available: int) -> int:
-    """Returns the largest multiple of `multiple` images that would fit, 0 for none.
+    """Returns the largest batch size that would fit, a multiple of `multiple`; 0 if none does.
 
     Args:
         needed: Of `batch_size` images.
@@ -81,7 +81,7 @@ def gigabytes(count: int) -> str:
 
 @contextlib.contextmanager
 def exhaustion_explained(words: str) -> Iterator[None]:
-    """Turns a device's lack of memory into a UserError of `words`."""
+    """Turns an out-of-memory error of a device into a UserError with the message `words`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -1,8 +1,8 @@
 """Where arrays live when a step runs on all devices: batches are split, the rest is replicated.
 
-There is one mesh with the one axis "data" over all devices of all processes; what is written here
-are shardings, and XLA derives the collectives from them. Every process runs the same program on
-host arrays that are the same in all of them, and feeds the parts that lie on its own devices.
+There is one mesh with one axis, "data", over all devices of all processes. The program annotates
+shardings, from which XLA derives the collectives. Every process runs the same program on the same
+host arrays, and transfers the parts that lie on its own devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,14 +62,14 @@ def check_batch(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> None
 
 
 def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Puts a host array, the same in every process, on the devices as `sharding` says."""
+    """Returns a host array, the same in every process, on the devices with `sharding`."""
     return place_rows(array.shape, sharding, lambda index: array[index])
 
 
 def place_rows(
     shape: tuple[int, ...], sharding: NamedSharding, rows: Callable[[Any], np.ndarray]
 ) -> jax.Array:
-    """Makes an array of `shape` of which each process computes only what its own devices hold.
+    """Returns an array of which each process provides only the parts of its own devices.
 
     Args:
         shape: Of the whole array.

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first one is noted, the second one ends the process at once."""
+"""SIGINT and SIGTERM: the first is recorded, the second ends the process at once."""
 
 import os
 import signal
@@ -19,33 +19,33 @@ class Interrupted(Exception):
     """
 
     def __init__(self, signum: int, step: int) -> None:
-        """Keeps the signal's number and the step."""
+        """Stores the signal's number and the step."""
         super().__init__(f"signal {signum} at step {step}")
         self.signum = signum
         self.step = step
 
 
 class Interrupts:
-    """While entered, notes a signal in `received` in place of stopping the program.
+    """While entered, records a signal in `received` instead of ending the program.
 
-    Python runs a signal's handler only between two instructions of the main thread, which may be
-    a minute inside a compilation. Its C part writes the number to a pipe at once, though
-    (`signal.set_wakeup_fd`); a thread reads there, so that a second signal ends the process
-    whatever the main thread is doing.
+    Python runs a signal's handler only between two instructions of the main thread, which can
+    spend a minute inside a compilation. The interpreter's C part, however, writes the number to a
+    pipe at once (`signal.set_wakeup_fd`). A thread reads that pipe, so that a second signal ends
+    the process whatever the main thread is doing.
 
     Attributes:
         received: Number of the signal that arrived, or None.
     """
 
     def __init__(self) -> None:
-        """Notes nothing yet."""
+        """Has received no signal yet."""
         self.received: int | None = None
         self._before: dict[int, Any] = {}
         self._wakeup_before = -1
         self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> "Interrupts":
-        """Takes over both signals, if this is the main thread; Python forbids it elsewhere."""
+        """Installs the handlers, if this is the main thread; Python forbids it elsewhere."""
         if threading.current_thread() is threading.main_thread():
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
@@ -60,7 +60,7 @@ class Interrupts:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Gives both signals back."""
+        """Restores the handlers that were installed before."""
         if self._pipe is not None:
             for number, handler in self._before.items():
                 signal.signal(number, handler)

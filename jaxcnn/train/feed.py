@@ -1,7 +1,7 @@
 """How batches reach the devices: gathered from a data set there, or streamed from host memory.
 
-Either way a batch is uint8 images and int32 labels, sharded over the devices, and the same bytes:
-the training step does not know which. Which rows stand in a batch is decided in `batches`.
+Both give the same bytes: uint8 images and int32 labels, sharded over the devices, so that the
+training step is the same for both. `data.batches` decides which rows form a batch.
 """
 
 import queue
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxcnn.data import Split
 from jaxcnn.runtime import sharding
 
-# Batches that are ready while one is computed on: one hides the host's work, one its jitter.
+# Batches prepared ahead of the step: one hides the host's work, the other its variation.
 _PREFETCHED = 2
 
 Batch = tuple[jax.Array, jax.Array]
@@ -31,7 +31,7 @@ def nbytes(split: Split) -> int:
 def create_source(
     split: Split, mesh: Mesh, shape: tuple[int, ...], resident: bool
 ) -> "DeviceDataset":
-    """Returns what gives batches of `split` for indices int32 of `shape`.
+    """Returns a source of batches of `split` for indices int32 of `shape`.
 
     Args:
         split: Images uint8 `[N, H, W, C]` and labels int32 `[N]`.
@@ -43,10 +43,10 @@ def create_source(
 
 
 class DeviceDataset:
-    """The split lies on every device; only indices are sent."""
+    """A source whose split lies on every device; only indices are transferred."""
 
     def __init__(self, split: Split, mesh: Mesh, shape: tuple[int, ...]) -> None:
-        """Sends the split and compiles the gather."""
+        """Transfers the split and compiles the gather."""
         self.sharding = sharding.split(mesh, axis=len(shape) - 1)
         whole = sharding.replicated(mesh)
         self._split = tuple(sharding.place(array, whole) for array in split)
@@ -67,7 +67,7 @@ class DeviceDataset:
 
 
 class StreamedDataset(DeviceDataset):
-    """The split stays in host memory; a thread sends the next batches while one is computed on."""
+    """A source whose split stays in host memory; a thread transfers the next batches ahead."""
 
     def __init__(self, split: Split, mesh: Mesh, shape: tuple[int, ...]) -> None:
         """Keeps a reference to the split."""

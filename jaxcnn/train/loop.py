@@ -55,7 +55,7 @@ class Training:
         self.saved_at = time.monotonic()
 
     def restore(self) -> tuple[int, TrainState]:
-        """Returns (step, state) to go on from: the newest whole checkpoint, or the start."""
+        """Returns (step, state) of the newest valid checkpoint, or of the start."""
         newest = distributed.broadcast_from_process_0(self.newest_step)
         if newest < 0:
             return 0, self.programs.init()
@@ -64,7 +64,7 @@ class Training:
         return newest, state
 
     def newest_step(self) -> int:
-        """Returns the step of the newest whole checkpoint, or -1 where nothing was trained."""
+        """Returns the step of the newest valid checkpoint, or -1 if nothing was trained."""
         newest = self.checkpoints.latest_valid_step(self.observer.say)
         if newest is not None:
             return newest
@@ -77,7 +77,7 @@ class Training:
         return -1
 
     def run_to_end(self) -> list[dict[str, Any]]:
-        """Trains the epochs that are missing and returns the records of all, in process 0."""
+        """Trains the missing epochs and returns the records of all epochs, in process 0."""
         records: list[dict[str, Any]] = []
         epochs = self.settings.train.epochs
 
@@ -183,7 +183,7 @@ class Training:
         )
 
     def _divergence_remedy(self) -> str:
-        """Returns what helps a training that diverges."""
+        """Returns the settings that help a training that diverges."""
         skip = (
             "" if self.settings.max_nonfinite > 1 else ", or continue with train.on_nonfinite=skip"
         )
@@ -193,10 +193,10 @@ class Training:
         )
 
     def checkpoint_or_stop(self, after: jax.Array, now: bool = False) -> None:
-        """Saves where it is time; saves and raises Interrupted if a signal has arrived.
+        """Saves if a checkpoint is due; saves and raises Interrupted if a signal has arrived.
 
-        All processes do so at the same step: a signal counts wherever it arrives, and the clock is
-        that of process 0.
+        All processes do so at the same step: a signal to any process counts, and process 0's clock
+        decides when a checkpoint is due.
 
         Args:
             after: A replicated number that the last program gives, see `SignalSync`.

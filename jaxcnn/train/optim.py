@@ -1,4 +1,4 @@
-"""The optimizer: which direction a step takes, and how far."""
+"""The optimizer and its learning-rate schedule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -21,7 +21,7 @@ from jaxcnn.train.optim import Optimizer
 
 @struct.dataclass
 class TrainState:
-    """All that a run is at a step; a step is a function of this and the data.
+    """The complete state of a run at a step; a step is a function of this and the data.
 
     Attributes:
         step: int32 [], steps taken; the only clock.
@@ -30,8 +30,8 @@ class TrainState:
         opt_state: State of the optimizer's direction.
         ema: Averaged {"params", "batch_stats"}; {} when switched off.
         sums: Metrics of the current epoch's steps so far.
-        nonfinite: Steps that changed nothing, their loss or gradient not being finite: `skipped`
-            int32 [] in the current epoch, `in_a_row` int32 [] up to now.
+        nonfinite: Numbers of steps that changed nothing because their loss or gradient was not
+            finite: `skipped` int32 [] in the current epoch, `in_a_row` int32 [] up to now.
     """
 
     step: jax.Array
@@ -95,10 +95,10 @@ def train_step(
 ) -> TrainState:
     """Takes one optimizer step on one batch.
 
-    Where the loss, a gradient or a running moment of a norm is not finite, everything but the
-    clock stays as it was. From the `max_nonfinite`-th such step in a row on, the clock stands still
-    too and no later step changes anything: the state remains the one before that step, however
-    many steps the host has sent off until it looks.
+    If the loss, a gradient or a running statistic of a norm is not finite, nothing changes except
+    the step count. From the `max_nonfinite`-th such step in a row on, the count does not change
+    either, nor does any later step: the state remains that before the failing step, however many
+    more steps the host has dispatched before it reads the state.
 
     Args:
         state: The state before the step.
@@ -165,8 +165,9 @@ def train_steps(
 ) -> TrainState:
     """Takes the first `count` of S steps, int32 [], in one program.
 
-    The number is a value, not a shape: one compiled body serves the last call of an epoch and a
-    run that goes on in its middle, so that where calls begin makes no difference to any bit.
+    The number is a value, not a shape: the same compiled loop body serves the shorter last call of
+    an epoch and a run that is resumed in its middle, so the result does not depend, in any bit, on
+    where calls begin.
 
     Args:
         state: The state before.
@@ -189,8 +190,8 @@ _SMALL = 1 << 16
 def _all_finite(tree: Any, devices: int) -> jax.Array:
     """Returns whether all numbers of all arrays are finite, bool [].
 
-    On several devices each array is tested on its own: XLA would divide one that is made of many,
-    and what it is made of, and gather the gradients.
+    On several devices each array is tested separately: XLA would shard the concatenation, and with
+    it what it is made of, and then gather the gradients.
     """
     leaves = jax.tree.leaves(tree)
     if devices == 1:
@@ -202,7 +203,7 @@ def _all_finite(tree: Any, devices: int) -> jax.Array:
 
 
 def _without_step(state: TrainState, going: jax.Array, max_nonfinite: int) -> TrainState:
-    """Returns `state` with one more step that was not taken; unchanged unless `going`."""
+    """Returns `state` with one more skipped step; unchanged unless `going`."""
     in_a_row = state.nonfinite["in_a_row"] + going
     skips = (in_a_row < max_nonfinite).astype(jnp.int32)  # else it is the step to stop before
     return dataclasses.replace(
@@ -213,7 +214,7 @@ def _without_step(state: TrainState, going: jax.Array, max_nonfinite: int) -> Tr
 
 
 def stopped(state: TrainState, max_nonfinite: int) -> TrainState | None:
-    """Returns the state before the step that must not be taken, or None if there was none."""
+    """Returns the state before the step that ends the run, or None if there was none."""
     if int(state.nonfinite["in_a_row"]) < max_nonfinite:
         return None
     in_a_row = state.nonfinite["in_a_row"] - 1  # as it was before that step
@@ -221,7 +222,7 @@ def stopped(state: TrainState, max_nonfinite: int) -> TrainState | None:
 
 
 def evaluated_variables(state: TrainState) -> dict[str, Any]:
-    """Returns the variables that are evaluated: the averaged ones where there are such."""
+    """Returns the variables that are evaluated: the averaged ones if there are any."""
     return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
 
 
