@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from jaxcnn.errors import UserError
-from jaxcnn.runtime import compilation, environment, memory
+from jaxcnn.runtime import compilation, compilation_cache, environment, memory
 
 FLAG = "--xla_gpu_deterministic_ops=true"
 
@@ -50,7 +50,7 @@ def test_a_chosen_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="cannot write to the compilation cache .*file/cache"):
-        compilation.use_compilation_cache()
+        compilation_cache.use_compilation_cache()
 
 
 def test_a_program_that_does_not_call_onednn_is_kept_in_the_cache(cache_folder):

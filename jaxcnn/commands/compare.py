@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxcnn import report
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import run as runs
-from jaxcnn.runtime import compilation, memory
+from jaxcnn.runtime import compilation_cache, memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,6 @@ def run(args: argparse.Namespace) -> None:
     """Writes the report and prints its path."""
     found = runs.named(args.runs)
     memory.configure_malloc()
-    compilation.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     path = report.write(found, args.out, data_dir=args.data_dir, say=warn)
     print(f"wrote {path}")

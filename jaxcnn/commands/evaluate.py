@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import evaluation, scores
 from jaxcnn.evaluate.run import Run
-from jaxcnn.runtime import compilation
+from jaxcnn.runtime import compilation_cache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates the run and prints the scores."""
-    compilation.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     run = Run(args.run)
     result = evaluation.evaluate(run, warn, split=args.split, data_dir=args.data_dir)
     text = json.dumps(evaluation.as_json(run, result, args.split), indent=2)

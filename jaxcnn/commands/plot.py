@@ -13,7 +13,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.evaluate import run as runs
 from jaxcnn.evaluate import run_plots
 from jaxcnn.run.folder import RunDir
-from jaxcnn.runtime import compilation
+from jaxcnn.runtime import compilation_cache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _plot_one(run: runs.Run, out: Path | None, data_dir: str) -> Path:
     """Draws all plots of one run; returns their folder."""
-    compilation.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     failures: list[str] = []
     pictures = run_plots.RunPlots(RunDir(run.path), run.settings, failures.append, out)
     pictures.curves()

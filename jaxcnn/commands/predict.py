@@ -15,7 +15,7 @@ from jaxcnn import plots
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import evaluation, image_files
 from jaxcnn.evaluate.run import Run
-from jaxcnn.runtime import compilation
+from jaxcnn.runtime import compilation_cache
 
 _BATCH = 100
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the likeliest classes of each image; returns 1 if any file could not be used."""
-    compilation.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     run = Run(args.run)
     images, used, refused = [], [], []
     for path in image_files.find(args.images):

@@ -19,7 +19,7 @@ from jaxcnn.config import schema
 from jaxcnn.config.settings import check_network
 from jaxcnn.errors import UserError
 from jaxcnn.run import observers
-from jaxcnn.runtime import compilation, distributed, environment, memory
+from jaxcnn.runtime import compilation_cache, distributed, environment, memory
 from jaxcnn.train import fit
 
 _WORKDIR = flags.DEFINE_string(
@@ -72,7 +72,7 @@ def _train(given: config_flag.Parsed) -> None:
     memory.configure_malloc()
     if config.train.deterministic:
         environment.use_deterministic_operations()
-    compilation.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     report = observers.create_reporter() if distributed.is_process_0() else observers.Observer()
     dataset = distributed.process_0_first(lambda: data.load(**config.dataset))

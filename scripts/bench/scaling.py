@@ -96,10 +96,10 @@ def child(part: str, network: str, batch: int, turns: int, steps: int) -> None:
     """Measures the variants of a part for a network, and prints them as JSON."""
     import jax
 
-    from jaxcnn.runtime import compilation, memory
+    from jaxcnn.runtime import compilation_cache, memory
 
     memory.configure_malloc()
-    compilation.use_compilation_cache()
+    compilation_cache.use_compilation_cache()
     variants = cases(part, batch)
     prepared = [prepare(network, case) for case in variants]
     seconds: list[list[float]] = [[] for _ in variants]
