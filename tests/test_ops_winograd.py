@@ -13,6 +13,10 @@ from jaxcnn.ops.conv import select, xla
 from jaxcnn.ops.spec import ConvSpec
 from jaxcnn.ops.winograd import coefficients, stride1, stride2
 
+SCHEMES = [(1, 2), (1, 4), (2, 4)]  # stride, and outputs of a tile along one axis
+Size = tuple[int, int]
+Pads = tuple[tuple[int, int], ...]
+
 
 def computed(x: np.ndarray, kernel: np.ndarray, dy: np.ndarray, stride: int, pads: tuple) -> tuple:
     """Value, gradient of the images and gradient of the kernel; with stride 2 the last alone."""
@@ -38,19 +42,17 @@ def assert_last_close(actual: tuple, expected: tuple, limit: float) -> None:
         assert np.linalg.norm(a - b) <= limit * np.linalg.norm(b)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(data=st.data())
-@pytest.mark.parametrize(("stride", "m"), [(1, 2), (1, 4), (2, 4)])
-def test_every_scheme_agrees_with_the_definition(stride: int, m: int, data: st.DataObject) -> None:
-    pad = st.integers(0, 3)
-    pads = tuple((data.draw(pad), data.draw(pad)) for _ in range(2))
-    size = (data.draw(st.integers(3, 17), "height"), data.draw(st.integers(3, 17), "width"))
-    channels, features = data.draw(st.sampled_from([(1, 5), (16, 3), (40, 64)]), "channels")
-    batch = data.draw(st.integers(1, 4), "batch")
-    case = random_case(batch, size, channels, features, 3, stride, pads)
+def assert_agrees(stride: int, m: int, case: tuple, pads: Pads, room: int) -> None:
+    """Compares the scheme for m x m outputs with the definition, in float32 and in float64.
+
+    Args:
+        stride: Of the convolution.
+        m: Outputs of a tile along one axis.
+        case: Images, kernel and output gradient.
+        pads: Zeros before and after, along height and width.
+        room: Bytes of a chunk. With none all kernels count as large.
+    """
     expected = definition(*case, stride, pads)
-    # With no room for a chunk all kernels count as large.
-    room = data.draw(st.sampled_from([0, stride1._CHUNK_BYTES]), "room")
     with (
         mock.patch.object(coefficients, "POINTS", {m: coefficients.POINTS[m]}),
         mock.patch.object(stride1, "_CHUNK_BYTES", room),
@@ -59,6 +61,37 @@ def test_every_scheme_agrees_with_the_definition(stride: int, m: int, data: st.D
         with jax.enable_x64(True):
             exact = computed(*(a.astype(np.float64) for a in case), stride, pads)
             assert_last_close(exact, expected, 1e-13)
+
+
+@pytest.mark.parametrize(("stride", "m"), SCHEMES)
+@pytest.mark.parametrize(
+    ("size", "pads", "channels", "features", "batch", "room"),
+    [
+        ((9, 14), ((1, 2), (0, 3)), 16, 3, 3, stride1._CHUNK_BYTES),
+        ((3, 4), ((1, 1),) * 2, 5, 8, 1, 0),
+    ],
+)
+def test_every_scheme_agrees_with_the_definition(
+    stride: int, m: int, size: Size, pads: Pads, channels: int, features: int, batch: int, room: int
+) -> None:
+    case = random_case(batch, size, channels, features, 3, stride, pads)
+    assert_agrees(stride, m, case, pads, room)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data())
+@pytest.mark.parametrize(("stride", "m"), SCHEMES)
+def test_every_scheme_agrees_for_any_shape(stride: int, m: int, data: st.DataObject) -> None:
+    pad = st.integers(0, 3)
+    pads = tuple((data.draw(pad), data.draw(pad)) for _ in range(2))
+    size = (data.draw(st.integers(3, 17), "height"), data.draw(st.integers(3, 17), "width"))
+    channels, features = data.draw(st.sampled_from([(1, 5), (16, 3), (40, 64)]), "channels")
+    batch = data.draw(st.integers(1, 4), "batch")
+    case = random_case(batch, size, channels, features, 3, stride, pads)
+    room = data.draw(st.sampled_from([0, stride1._CHUNK_BYTES]), "room")
+    assert_agrees(stride, m, case, pads, room)
 
 
 def test_tiles_take_the_fewest_multiplications() -> None:

@@ -4,6 +4,7 @@ import html.parser
 import json
 import math
 import re
+import shutil
 
 import pytest
 from conftest import random_dataset
@@ -198,6 +199,14 @@ def _run(folder, name):
     fit.fit(settings, random_dataset(size=32), folder)
 
 
+@pytest.fixture(scope="module")
+def lenet_run(tmp_path_factory):
+    """A finished run of one epoch; tests change copies of it."""
+    folder = tmp_path_factory.mktemp("lenet") / "run"
+    _run(folder, "lenet")
+    return folder
+
+
 @pytest.mark.slow
 def test_a_report_of_real_runs(tmp_path, monkeypatch):
     """Everything is measured, and the folder of the report is the only one that changes."""
@@ -218,8 +227,8 @@ def test_a_report_of_real_runs(tmp_path, monkeypatch):
     assert all(math.isfinite(n) and n > 0 for row in numbers["gradients"] for n in row["norms"])
 
 
-def test_every_epoch_counts_as_long_as_the_fastest(tmp_path):
-    _run(tmp_path / "run", "lenet")
+def test_every_epoch_counts_as_long_as_the_fastest(lenet_run, tmp_path):
+    shutil.copytree(lenet_run, tmp_path / "run")
     path = tmp_path / "run" / "metrics.jsonl"
     record = json.loads(path.read_text())
     lines = [
@@ -241,8 +250,8 @@ def test_losses_far_apart_get_a_logarithmic_axis():
     assert scales == ["linear", "log", "linear", "linear"]
 
 
-def test_a_run_without_an_epoch_is_refused(tmp_path):
-    _run(tmp_path / "run", "lenet")
+def test_a_run_without_an_epoch_is_refused(lenet_run, tmp_path):
+    shutil.copytree(lenet_run, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="has no epoch yet"):
         facts.of_run(runs.Run(tmp_path / "run"))
