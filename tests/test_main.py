@@ -103,31 +103,39 @@ def test_help_names_every_flag_and_every_key(tmp_path):
         assert text in done.stdout, text
 
 
-def test_a_first_run_a_second_and_a_changed_one(tmp_path):
-    arguments = [f"--config={LENET}", "--config.train.epochs=2"]
-    done = _run(*arguments, cwd=tmp_path)
+ARGUMENTS = (f"--config={LENET}", "--config.train.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """Returns the folder of a first run, which is the home folder too, and the ended process."""
+    home = tmp_path_factory.mktemp("home")
+    done = _run(*ARGUMENTS, cwd=home, XDG_CACHE_HOME="")
     assert done.returncode == 0, done.stderr
+    return home, done
+
+
+def test_a_first_run_a_second_and_a_changed_one(first_run):
+    home, done = first_run
     lines = done.stdout.splitlines()
     assert sum(line.startswith("epoch ") for line in lines) == 2
     assert "everything is in runs/lenet-digits" in done.stdout
-    folder = tmp_path / "runs" / "lenet-digits"
+    folder = home / "runs" / "lenet-digits"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    again = _run(*arguments, cwd=tmp_path)
+    again = _run(*ARGUMENTS, cwd=home)
     assert again.returncode == 0, again.stderr
     assert "choose a new folder with --workdir" in again.stdout
 
-    changed = _run(*arguments, "--config.seed=1", cwd=tmp_path)
+    changed = _run(*ARGUMENTS, "--config.seed=1", cwd=home)
     assert changed.returncode == 1
     assert "belongs to another configuration (seed was 0, is 1)" in changed.stderr
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert json.loads((folder / "summary.json").read_text())["epoch"] == 2
 
 
-def test_the_compilation_cache_is_private(tmp_path):
-    done = _run(f"--config={LENET}", "--config.train.epochs=2", cwd=tmp_path, XDG_CACHE_HOME="")
-    assert done.returncode == 0, done.stderr
-    cache = tmp_path / ".cache" / "jaxcnn" / "xla"
+def test_the_compilation_cache_is_private(first_run):
+    cache = first_run[0] / ".cache" / "jaxcnn" / "xla"
     assert cache.stat().st_mode & 0o777 == 0o700
     assert any(cache.iterdir())
 
