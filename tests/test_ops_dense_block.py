@@ -119,7 +119,7 @@ def test_layers_of_like_width_share_a_loop(
     widest: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passes, "_WIDEST", dict.fromkeys((False, True), widest))
-    groups = list(passes.groups(5, make(5, 3, 4, 0, np.float32)))
+    groups = list(passes.layer_groups(5, make(5, 3, 4, 0, np.float32)))
     assert [len(group.layers) for group in groups] == sizes
     assert [group.channels for group in groups] == [5 + 4 * (n - 1) for n in np.cumsum(sizes)]
 

@@ -1,18 +1,22 @@
-"""How a dense block is computed on the CPU: the arithmetic behind `dense_block`.
+"""How a dense block is computed on the CPU: the arithmetic behind `op.dense_block`.
 
-The block's features lie in one array, `[S, N, H, W, C]`: S devices that share the batch, N images
-of each; a single device has no such axis. A layer reads the first channels and writes its own
-behind them, so nothing is concatenated.
-Both passes walk over a few images at a time. What is normalized, rectified, laid out as patches or
-masked stays in the cache, and memory sees each feature once a layer (twice in the backward pass).
+**No concatenation.** The block's features lie in one array, `[S, N, H, W, C]`: S devices that share
+the batch, N images of each; a single device has no axis S. A layer reads the first channels and
+writes its own behind them.
 
-With h = relu(a x + b), the 3x3 convolution of few new channels k is the matrix product of h and the
-kernel as `[C, 9 k]`, then nine shifted additions of k channels. Both gradients need the patches of
-the k channels alone, not those of h, which has many times more.
+**Few images at a time.** What is normalized, rectified, laid out as patches or masked stays in the
+cache, and memory sees each feature once a layer (twice in the backward pass).
 
-Normalisation's own gradient is `a g + constant + factor (x - mean)` for each channel (Ioffe &
-Szegedy 2015, arXiv:1502.03167, sec. 3, rearranged). All layers see the same mean and variance of a
-channel, so their constants and factors add up, and are applied when its own layer is reached.
+**Patches of the few channels.** With h = relu(a x + b), the 3x3 convolution to few new channels k
+is the matrix product of h and the kernel as `[C, 9 k]`, then nine shifted additions of k channels.
+Both gradients need the patches of the k channels alone, not those of h, which has many times more.
+
+**Deferred gradients.** The gradient of a norm with respect to its input x, from the gradient g of
+its output, is `a g + constant + factor (x - mean)` for each channel, with constant and factor from
+sums over the whole batch (Ioffe & Szegedy 2015, arXiv:1502.03167, sec. 3, rearranged). So the first
+term can be added while the batch is being read, and the rest only afterwards. All layers see the
+same mean and variance of a channel, so their constants and factors add up: they are deferred
+(`DeferredGrad`) until the layer that made the channel is reached, which reads it anyway.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,10 +31,8 @@ from jaxcnn.ops.chunks import chunk_size
 from jaxcnn.ops.conv.im2col import side_by_side
 from jaxcnn.ops.norm import along
 
-# Float32 numbers in one of the widest vectors. oneDNN is quicker where the rows that it writes are
-# made of whole ones: 8,192 pixels, 108 and 148 columns take 1.81 ms, with 160 columns 1.74; 148 and
-# 108 columns 1.74, with 112 columns 1.54. Step of densenet40_k12: 1,669 and 1,629 ms (batch 128, 2
-# cores of an EPYC with AVX-512, jax 0.10.2, medians of 25 and 9).
+# Float32 numbers in one of the widest vectors: oneDNN is quicker where the rows that it writes are
+# made of whole ones.
 VECTOR = 16
 
 Weights = Sequence[dict[str, dict[str, jax.Array]]]
@@ -77,11 +79,11 @@ class Norm(NamedTuple):
         return cls(a, params["bias"].astype(r.dtype) - moments.mean * a, r, moments.mean)
 
     def relu(self, x: jax.Array) -> jax.Array:
-        """Normalised and rectified, written once."""
+        """Norm and ReLU, written to memory once."""
         return lax.optimization_barrier(jax.nn.relu(self.apply(x)))
 
     def apply(self, x: jax.Array) -> jax.Array:
-        """Normalised."""
+        """The norm alone."""
         return x * along(x, self.a) + along(x, self.b)
 
 
@@ -208,8 +210,7 @@ def patches(pixels: jax.Array, size: tuple[int, int]) -> jax.Array:
     *lead, k = pixels.shape
     height, width = size
     grid = jnp.pad(pixels.reshape(-1, height, width, k), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # Columns, then rows: six copies in place of nine; by concatenation 0.41 in place of 0.23 ms
-    # (8 images of 32x32, k = 12; times as for `dense_stages.Stage.by_onednn`).
+    # Columns, then rows: six copies, not nine.
     grid = lax.optimization_barrier(grid)
     grid = side_by_side([grid[:, :, 2 - i : 2 - i + width] for i in range(3)])
     grid = lax.optimization_barrier(grid)

@@ -1,9 +1,9 @@
-"""The forward and the backward pass of a dense block on the CPU; see `dense_layers`.
+"""The forward and the backward pass of a dense block on the CPU; see `arithmetic` for the method.
 
-A layer is one stage or two. The last has a 3x3 kernel; a bottleneck is a 1x1 before.
+A layer is one stage or two: a 3x3 convolution, with a bottleneck a 1x1 convolution before it.
 
 Layers whose input channels differ by little are the turns of one loop: their kernels and norms are
-filled up with zeros to the width of the last, so that one compiled body serves all of them.
+padded with zeros to the width of the last, so that one compiled body serves all of them.
 """
 
 from collections.abc import Iterator
@@ -30,17 +30,13 @@ from jaxcnn.ops.dense_block.stages import Output, Stage, moments
 from jaxcnn.ops.norm import along
 
 # Input channels of a loop's last layer over those of its first, at most, by whether there are
-# bottlenecks. More is less to compile, and more zeros to multiply. densenet40_k12 compiled in
-# 20.2 s (1.1), 16.5 (1.12) and 16.8 (1.15), its step took 1,446, 1,431 and 1,468 ms;
-# densenet_bc100_k12 in 18.2 s (2.0) and 16.4 (2.3), 2,248 and 2,210 ms; 17.5 (2.3) and 15.0 (3.0),
-# 2,417 and 2,385 (batch 128, 2 cores of an EPYC with AVX-512, jax 0.10.2, noisy; the quickest of 6
-# and 4 rounds, the last pair medians of 7).
+# bottlenecks. More is less to compile, and more zeros to multiply.
 _WIDEST = {False: 1.12, True: 3.0}
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 
 
-class Group(NamedTuple):
+class LayerGroup(NamedTuple):
     """Layers of one loop.
 
     Attributes:
@@ -54,7 +50,7 @@ class Group(NamedTuple):
     channels: int
 
     def stacked(self, dtype: Any, channels: int) -> dict[str, Any]:
-        """The weights of all layers, filled up with zeros to so many, with a leading axis G."""
+        """The weights of all layers, padded with zeros to `channels`, with a leading axis G."""
 
         def flat(layer: dict[str, dict[str, jax.Array]]) -> dict[str, Any]:
             named = {**layer, "conv2": flat_kernel(layer["conv2"]["kernel"], dtype)}
@@ -62,25 +58,25 @@ class Group(NamedTuple):
                 named["conv1"] = layer["conv1"]["kernel"][0, 0].astype(dtype)
             first = "1" if "conv1" in layer else "2"
             for name in (f"norm{first}", f"conv{first}"):
-                named[name] = jax.tree.map(filled, named[name])
+                named[name] = jax.tree.map(padded, named[name])
             return named
 
-        def filled(array: jax.Array) -> jax.Array:
+        def padded(array: jax.Array) -> jax.Array:
             missing = channels - array.shape[0]
             return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
 
         return jax.tree.map(lambda *each: jnp.stack(each), *map(flat, self.layers))
 
 
-def groups(channels: int, weights: Weights) -> Iterator[Group]:
-    """The block's layers, in order, in as few groups as is allowed above."""
+def layer_groups(channels: int, weights: Weights) -> Iterator[LayerGroup]:
+    """The block's layers, in order, in as few groups as `_WIDEST` allows."""
     widest = _WIDEST["conv1" in weights[0]]
     k = weights[0]["conv2"]["kernel"].shape[3]
     begin = 0
     while begin < len(weights):
         most = int(widest * (channels + begin * k))
         end = min(len(weights), begin + (most - channels - begin * k) // k + 1)
-        yield Group(weights[begin:end], jnp.arange(begin, end), channels + (end - 1) * k)
+        yield LayerGroup(weights[begin:end], jnp.arange(begin, end), channels + (end - 1) * k)
         begin = end
 
 
@@ -122,7 +118,7 @@ def forward(
         return (features, known, bottlenecks), None if bottlenecks is None else inner
 
     carry, found = (features, known, bottlenecks), []
-    for group in groups(channels, weights):
+    for group in layer_groups(channels, weights):
         carry, inner = lax.scan(
             layer, carry, (group.stacked(known.mean.dtype, group.channels), group.numbers)
         )
@@ -175,16 +171,16 @@ def backward(
         dz = jnp.zeros((*values.shape[:-1], bottlenecks.shape[-1]), features.dtype)
 
     def layer(carry: Any, turn: Any) -> Any:
-        into, dz, pending = carry
+        into, dz, deferred = carry
         layer, number, inner = turn
         at = channels + number * k
-        own = DeferredGrad(*(lax.dynamic_slice(array, (at,), (k,)) for array in pending))
+        own = DeferredGrad(*(lax.dynamic_slice(array, (at,), (k,)) for array in deferred))
         own_mean = lax.dynamic_slice(mean, (at,), (k,))
         output = Output(View(values, channel=at), None, own, own_mean)
         if bottlenecks is None:
             stage = _stage(layer, 2, saved.features, epsilon, images, by_onednn)
             into, spatial, left = stage.gradient(output, View(values), into, True)
-            return (into, dz, pending.add(left)), (spatial,)
+            return (into, dz, deferred.add(left)), (spatial,)
         z = View(bottlenecks, number * images)
         stage = _stage(layer, 2, inner, epsilon, images, by_onednn)
         output = output._replace(gradient=output.values.of(into))
@@ -192,11 +188,11 @@ def backward(
         stage = _stage(layer, 1, saved.features, epsilon, images, by_onednn)
         output = Output(z, View(dz), left, inner.mean)
         into, pointwise, left = stage.gradient(output, View(values), into, True)
-        return (into, dz, pending.add(left)), (spatial, pointwise)
+        return (into, dz, deferred.add(left)), (spatial, pointwise)
 
     carry = (into, dz, DeferredGrad(jnp.zeros_like(mean), jnp.zeros_like(mean)))
     gradients: list[dict[str, dict[str, jax.Array]]] = []
-    for group in reversed(list(groups(channels, weights))):
+    for group in reversed(list(layer_groups(channels, weights))):
         inner = jax.tree.map(lambda array, n=group.numbers: array[n], saved.inner)
         width = min(values.shape[-1], VECTOR * -(-group.channels // VECTOR))
         turns = (group.stacked(mean.dtype, width), group.numbers, inner)
@@ -205,9 +201,9 @@ def backward(
             _named(jax.tree.map(lambda array, i=i: array[i], found), weights)
             for i, weights in enumerate(group.layers)
         ] + gradients
-    into, _, pending = carry
+    into, _, deferred = carry
     pixels = values[..., :channels].astype(mean.dtype)
-    constant, factor, centre = (along(pixels, array[:channels]) for array in (*pending, mean))
+    constant, factor, centre = (along(pixels, array[:channels]) for array in (*deferred, mean))
     dx = (into[..., :channels] + constant + factor * (pixels - centre)).astype(into.dtype)
     return dx.reshape(*features.shape[:3], channels), gradients
 
@@ -248,7 +244,7 @@ def _stage(
     images: int,
     by_onednn: bool,
 ) -> Stage:
-    """Stage 1 (bottleneck) or 2 (3x3) of a layer from `Group.stacked`."""
+    """Stage 1 (bottleneck) or 2 (3x3) of a layer from `LayerGroup.stacked`."""
     kernel = layer[f"conv{number}"]
     norm = Norm.create(layer[f"norm{number}"], known.first(kernel.shape[0]), epsilon)
     return Stage(norm, kernel, number == 2, images, by_onednn)

@@ -1,6 +1,6 @@
-"""One stage of a dense block on the CPU: normalise, rectify, convolve; and its gradient.
+"""One stage of a dense block on the CPU: norm, ReLU and convolution; and its gradient.
 
-It reads the first channels of one array and writes some channels of another; see `dense_layers`.
+It reads the first channels of one array and writes some channels of another; see `arithmetic`.
 """
 
 import math
@@ -36,27 +36,25 @@ class Output(NamedTuple):
     Attributes:
         values: Where the stage's output lies.
         gradient: Where its gradient lies; None for where the input's gradient is added.
-        pending: What has not been added to that gradient yet, `[F]`.
+        deferred: What has not been added to that gradient yet, `[F]`.
         means: Means of the output's channels, `[F]`.
     """
 
     values: View
     gradient: View | None
-    pending: DeferredGrad
+    deferred: DeferredGrad
     means: jax.Array
 
 
 class Stage(NamedTuple):
-    """Normalise, rectify and convolve.
+    """Norm, ReLU and convolution.
 
     Attributes:
         norm: Of the input channels, [C].
         kernel: `[C, F]`, or `[C, 9 F]` for a 3x3 convolution.
         is_spatial: Whether the kernel is 3x3.
         images: Images of each device.
-        by_onednn: Whether oneDNN computes the products, for a single device in float32. Steps at
-            batch 128 without and with: densenet40_k12 2,892 and 2,448 ms, densenet_bc100_k12 3,618
-            and 3,300 (2 cores of an EPYC with AVX-512 in slow minutes, jax 0.10.2, medians of 4).
+        by_onednn: Whether oneDNN computes the products, for a single device in float32.
     """
 
     norm: Norm
@@ -101,18 +99,19 @@ class Stage(NamedTuple):
     def gradient(
         self, output: Output, source: View, into: jax.Array, is_added: bool
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array], DeferredGrad]:
-        """Writes the gradient of the input to `into`, but for a part left pending.
+        """Writes the gradient of the input to `into`, but for a part that is deferred.
 
         Args:
-          output: of this stage.
-          source: where the input lies.
-          into: array of the input's gradient, written from its first image and channel on.
-          is_added: whether to what `into` holds, or in its place.
+            output: Output of this stage.
+            source: Where the input lies.
+            into: Array of the input's gradient, written from its first image and channel on.
+            is_added: Whether to what `into` holds, or in its place.
 
         Returns:
-          `into`; the gradients of kernel, scale and bias; what is pending for the input channels.
+            `into`; the gradients of kernel, scale and bias; what is deferred for the input
+            channels.
         """
-        values, given, pending, means = output
+        values, given, deferred, means = output
         *shards, _, height, width, _ = values.array.shape
         transposed = self.kernel.T
 
@@ -120,7 +119,9 @@ class Stage(NamedTuple):
             into, kernel, biases, scales = carry
             dy = (given or values.of(into)).take(start, n, self.features)
             y = values.take(start, n, self.features)
-            dy = dy + along(y, pending.constant) + along(y, pending.factor) * (y - along(y, means))
+            dy = (
+                dy + along(y, deferred.constant) + along(y, deferred.factor) * (y - along(y, means))
+            )
             if self.is_spatial:
                 dy = patches(dy, (height, width))
             else:
@@ -132,8 +133,7 @@ class Stage(NamedTuple):
             dx = jnp.where(self.norm.apply(x) > 0, along(x, self.norm.a) * dh, 0)
             if is_added:
                 dx = View(into).take(start, n, self.channels) + dx
-            # Computed by both cores, then written: XLA writes into an array on one. With it 66 ms,
-            # without 69 (32x32, 144 channels, k = 12; times as for `by_onednn`).
+            # Computed by all cores, then written: XLA writes into an array on one.
             dx = lax.optimization_barrier(dx)
             return (
                 View(into).put(dx, start),
