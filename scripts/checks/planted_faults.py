@@ -51,8 +51,8 @@ FAULTS = {
     ),
     "dense block's deferred gradients forgotten": Fault(
         "jaxcnn/ops/dense_block/passes.py",
-        "return (into, dz, pending.add(left)), (spatial, pointwise)",
-        "return (into, dz, pending), (spatial, pointwise)",
+        "return (into, dz, deferred.add(left)), (spatial, pointwise)",
+        "return (into, dz, deferred), (spatial, pointwise)",
         ("tests/test_ops_dense_block.py",),
     ),
     "mask of the evaluation ignored": Fault(
