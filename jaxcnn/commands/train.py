@@ -91,8 +91,13 @@ def _train(given: config_flag.Parsed) -> None:
 
 
 def default_workdir(source: str) -> str:
-    """Returns runs/NAME for --config NAME or .../NAME.py, runs/NAME-DATASET with :DATASET."""
+    """Returns runs/NAME for --config NAME or .../NAME.py, runs/NAME-DATASET with :DATASET.
+
+    For the config.json of a run it is runs/RUN-anew: the same run in a new folder.
+    """
     path, _, dataset = source.partition(":")
+    if path.endswith(".json"):
+        return f"runs/{Path(path).resolve().parent.name}-anew"
     return f"runs/{Path(path).stem}" + (f"-{dataset}" if dataset else "")
 
 

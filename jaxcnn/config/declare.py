@@ -14,25 +14,36 @@ class Check(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """The declaration of one value; the default None means that the network decides."""
+    """The declaration of one value; the default None means that it is unset.
+
+    Attributes:
+        kind: Type of the value.
+        default: The default value, or None.
+        check: What is allowed.
+        help: Meaning, unit and source, in a line.
+        unset: Whose value is taken where it is unset.
+    """
 
     kind: type
     default: Any
     check: Check
     help: str
+    unset: str
 
 
-def setting(default: Any, check: Check, help: str) -> Any:
+def setting(default: Any, check: Check, help: str, unset: str = "the network's own") -> Any:
     """Declares a field of a section.
 
     Args:
         default: A value, or a type: then the field is unset and takes values of that type.
         check: What is allowed.
         help: Meaning, unit and source, in a line.
+        unset: Whose value is taken where the field is unset.
     """
     is_unset = isinstance(default, type)
     kind, value = (default, None) if is_unset else (type(default), default)
-    return dataclasses.field(default=value, metadata={"setting": Setting(kind, value, check, help)})
+    declared = Setting(kind, value, check, help, unset)
+    return dataclasses.field(default=value, metadata={"setting": declared})
 
 
 def at_least(low: float) -> Check:

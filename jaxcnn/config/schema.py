@@ -44,7 +44,13 @@ class AugmentConfig:
     crop_padding: int = setting(
         4, at_least(0), "pixels of padding before a random crop (He et al. 2015, sec. 4.2)"
     )
-    flip: bool = setting(True, ANY, "mirror half of the images, left to right")
+    flip: bool | None = setting(
+        bool,
+        ANY,
+        "mirror half of the images, left to right; unset: unless a mirrored image is of another "
+        "class, as with digits and letters",
+        unset="the data set's own",
+    )
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,9 @@ class Config:
     train: TrainConfig = TrainConfig()
 
 
-# Data sets whose classes do not survive mirroring: a mirrored 2 is not a 5.
-_NOT_MIRRORED = ("digits", "mnist", "kmnist", "svhn_cropped", "emnist")
+# Data sets, without a TFDS configuration, whose classes do not survive mirroring: a mirrored 2 is
+# not a 5.
+_NOT_MIRRORED = ("digits", "mnist", "mnist_corrupted", "kmnist", "svhn_cropped", "emnist")
 
 
 class _Section(config_dict.ConfigDict):
@@ -206,16 +213,22 @@ def default_config() -> config_dict.ConfigDict:
 
 
 def use_dataset(config: config_dict.ConfigDict, name: str) -> config_dict.ConfigDict:
-    """Sets the data set to `name`, with the few values that depend on it; returns `config`."""
+    """Sets the data set to `name`, with the values that suit a small one; returns `config`.
+
+    What the classes of a data set forbid needs no call: see `augment.flip`.
+    """
     config.dataset.name = name
-    if name in _NOT_MIRRORED:
-        config.augment.flip = False
     if name == "digits":  # 1,437 images that fill the frame: many short epochs, a gentler crop
         config.augment.crop_padding = 2
         config.train.epochs = 20
         config.train.batch_size = 64
         config.optim.warmup_epochs = 2.0
     return config
+
+
+def is_mirrored(name: str) -> bool:
+    """Whether images of the data set `NAME` or `NAME/CONFIG` are mirrored by default."""
+    return name.partition("/")[0] not in _NOT_MIRRORED
 
 
 def walk() -> Iterator[tuple[str, Setting]]:
@@ -253,7 +266,7 @@ def validate(config: config_dict.ConfigDict) -> None:
 def describe(key: str) -> str:
     """Returns the type, the limits, the default and the meaning of a dotted key, in one line."""
     declared = dict(walk())[key]
-    default = "the network's own" if declared.default is None else repr(declared.default)
+    default = declared.unset if declared.default is None else repr(declared.default)
     is_open = declared.check is ANY or declared.check is TEXT
     limits = "" if is_open else f", {declared.check.words}"
     return f"{declared.kind.__name__}{limits}; default {default}: {declared.help}"
@@ -268,6 +281,14 @@ def to_dict(config: config_dict.ConfigDict) -> dict[str, Any]:
         target = tree.setdefault(section, {}) if section else tree
         target[last] = list(value) if isinstance(value, tuple) else value
     return tree
+
+
+def put(config: config_dict.ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key, such as `optim.peak_lr`."""
+    *sections, last = key.split(".")
+    for section in sections:
+        config = config[section]
+    config[last] = value
 
 
 def _get(config: config_dict.ConfigDict, key: str) -> Any:

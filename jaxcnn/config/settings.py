@@ -72,6 +72,8 @@ class Settings(schema.Config):
             "mean": stats.mean,
             "std": stats.std,
         }
+        if config.augment.flip is None:
+            tree["augment"]["flip"] = schema.is_mirrored(config.dataset.name)
         platform = jax.default_backend()
         if config.model.dtype == "auto":
             tree["model"]["dtype"] = "float32" if platform == "cpu" else "bfloat16"
