@@ -38,6 +38,7 @@ PICTURES = {
 
 def _config(**train):
     settings = schema.use_dataset(schema.default_config(), "digits")
+    settings.dataset.train_split = "train[:512]"
     settings.model.name = "lenet"
     settings.optim.warmup_epochs = 0.0
     settings.train.epochs = 2
