@@ -1,7 +1,13 @@
 """Mistakes in settings, data sets, launches and surroundings: what a command says of each."""
 
+import contextlib
 import json
+import os
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +17,7 @@ from jaxcnn import cli
 from jaxcnn.commands import config_flag, train
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
-from jaxcnn.runtime import compilation_cache, memory
+from jaxcnn.runtime import compilation_cache, launchers, memory
 
 OLD_RUN = Path(__file__).parent / "data" / "old_config.json"
 FILES = {
@@ -161,3 +167,138 @@ def test_a_data_set_has_one_recipe_however_it_is_named(name, folder, dataset):
 
 def test_a_file_that_names_its_data_set_gets_its_mirroring_too(folder, dataset):
     assert Settings.resolve(_parse("--config=neighbor.py"), dataset).augment.flip is False
+
+
+JOIN = ("--coordinator=127.0.0.1:2345", "--num_processes=2", "--process_id=0")
+PROCESSES = {
+    "a port beyond all": ((JOIN[0] + "6789", *JOIN[1:]), "a port is from 1 to 65535"),
+    "port 0": (("--coordinator=localhost:0", *JOIN[1:]), "a port is from 1 to 65535"),
+    "no port": (("--coordinator=localhost", *JOIN[1:]), "HOST:PORT of process 0"),
+    "no process": ((JOIN[0], "--num_processes=0", JOIN[2]), "--num_processes=0 is not allowed"),
+    "too high": ((*JOIN[:2], "--process_id=2"), "--process_id=2 is not allowed: from 0 to 1"),
+    "negative": ((*JOIN[:2], "--process_id=-1"), "--process_id=-1 is not allowed: from 0 to 1"),
+    "no number": ((*JOIN[:2], "--process_id=one"), "flag --process_id=one: "),
+    "one of three": (JOIN[:1], "--num_processes and --process_id missing"),
+    "not of this machine": (
+        ("--coordinator=192.0.2.1:2345", *JOIN[1:]),
+        "cannot listen at --coordinator=192.0.2.1:2345 (Cannot assign requested address)",
+    ),
+    "no host": (("--coordinator=no.such.invalid:2345", *JOIN[1:]), "name an address of this"),
+}
+
+
+@pytest.mark.parametrize("mistake", PROCESSES)
+def test_flags_of_several_processes_are_checked_before_any_waiting(mistake, command, folder):
+    arguments, expected = PROCESSES[mistake]
+    code, output, lines = command("train", LENET, *arguments)
+    assert (code, output, len(lines)) == (1, "", 1) and expected in lines[0], lines
+    assert not (folder / "runs").exists()
+
+
+def test_a_port_that_is_taken_is_named(command):
+    with contextlib.closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        coordinator = f"--coordinator=127.0.0.1:{other.getsockname()[1]}"
+        code, _, lines = command("train", LENET, coordinator, *JOIN[1:])
+    assert code == 1 and f"{coordinator} (Address already in use)" in lines[0]
+
+
+SLURM = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+WHOLE = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "a", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+HALF_SET = {
+    "SLURM_JOB_ID, SLURM_STEP_NODELIST, SLURM_NTASKS, SLURM_LOCALID not set": SLURM,
+    "SLURM_JOB_ID=x is not a number": SLURM | WHOLE | {"SLURM_JOB_ID": "x"},
+    "SLURM_STEP_NUM_TASKS=two is not a number": SLURM | {"SLURM_STEP_NUM_TASKS": "two"},
+    "OMPI_COMM_WORLD_RANK": {"OMPI_COMM_WORLD_SIZE": "2"},
+    "OMPI_COMM_WORLD_SIZE= is not a number": {"OMPI_COMM_WORLD_SIZE": ""},
+    "kubernetes is not installed": {"KUBERNETES_SERVICE_HOST": "::1", "JOB_COMPLETION_INDEX": "0"},
+}
+
+
+@pytest.mark.parametrize("expected", HALF_SET)
+def test_half_set_variables_of_a_launcher_end_with_how_to_train_alone(
+    expected, command, monkeypatch
+):
+    for name, value in HALF_SET[expected].items():
+        monkeypatch.setenv(name, value)
+    code, output, lines = command("train", LENET)
+    assert (code, output, len(lines)) == (1, "", 1)
+    assert expected in lines[0]
+    alone = lines[0].rpartition("to train alone, unset ")[2]
+    assert alone in HALF_SET[expected]
+    monkeypatch.delenv(alone)
+    assert launchers.launched_by(os.environ) is None
+
+
+WAITING = """
+import sys
+from jaxcnn import cli
+from jaxcnn.runtime import distributed
+distributed.START_SECONDS, distributed.TELL_SECONDS = int(sys.argv[1]), 0.5
+number = sys.argv[2]
+port = distributed.launchers.socket.socket()
+port.bind(("127.0.0.1", 0))
+address = "127.0.0.1:%d" % port.getsockname()[1]
+port.close()
+cli.end(lambda: distributed.initialize(address, 2, int(number)))
+"""
+
+
+@pytest.mark.parametrize(("number", "whom"), [(0, "the other processes"), (1, "process 0 and the")])
+def test_a_process_that_waits_says_so_and_can_be_stopped(number, whom):
+    command = [sys.executable, "-c", WAITING, "300", str(number)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline()
+        assert line.startswith(f"waiting for {whom}") and "at most 300" in line
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert process.stderr.read().startswith("stopped while waiting for")
+
+
+def test_waiting_ends_with_a_line():
+    command = [sys.executable, "-c", WAITING, "2", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: process 0 and the others")
+
+
+LAUNCHES = {
+    "unknown": (["2", "--", "no-such-program"], "no-such-program cannot be started (No such file"),
+    "a folder": (["2", "--", "/"], "/ cannot be started (Permission denied)"),
+    "no process": (["0", "--", "true"], "0 processes are not allowed: 1 to"),
+    "too many": (["100000", "--", "true"], "100000 processes are not allowed: 1 to"),
+    "no device": (["--devices", "0", "1", "--", "true"], "--devices=0 is not allowed: 1 to"),
+    "less": (["--devices", "-1", "1", "--", "true"], "--devices=-1 is not allowed: 1 to"),
+    "both": (["--devices", "1", "--gpus", "1", "--", "true"], "give one of them"),
+}
+
+
+@pytest.mark.parametrize("mistake", LAUNCHES)
+def test_a_launch_that_cannot_be_ends_in_one_line(mistake, command):
+    arguments, expected = LAUNCHES[mistake]
+    code, output, lines = command("launch", *arguments)
+    assert (code, output, len(lines)) == (1, "", 1) and expected in lines[0], lines
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_output_of_a_launched_program_may_be_of_any_encoding(encoding):
+    program = "import sys; sys.stdout.buffer.write(b'a\\xff\\n' * 40_000 + 'ü end'.encode())"
+    launch = [sys.executable, "-m", "jaxcnn", "launch", "1", "--", sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(launch, capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode(encoding).splitlines()
+    assert len(lines) == 40_001 and lines[-1].endswith(" end")
+
+
+def test_a_reader_of_a_launch_that_has_seen_enough_does_not_stop_the_processes():
+    program = "import sys; print('a\\n' * 100_000); open(sys.argv[1], 'w').close()"
+    with tempfile.TemporaryDirectory() as folder:
+        after = Path(folder, "after")
+        launch = [sys.executable, "-m", "jaxcnn", "launch", "1", "--", sys.executable, "-c"]
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([*launch, program, str(after)], stdout=write, timeout=60)
+        os.close(write)
+        assert after.exists() and done.returncode in (0, 1)

@@ -14,7 +14,7 @@ import pytest
 
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
-from jaxcnn.runtime import distributed, launch, sharding
+from jaxcnn.runtime import distributed, launch, launchers, sharding
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "checks"))
@@ -42,7 +42,7 @@ COMMAND = [
     ],
 )
 def test_a_launcher_of_several_processes_is_recognised(environment, launcher):
-    assert distributed.launched_by(environment) == launcher
+    assert launchers.launched_by(environment) == launcher
 
 
 @pytest.mark.parametrize(

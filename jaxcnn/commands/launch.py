@@ -16,7 +16,6 @@ import sys
 import threading
 from types import FrameType
 
-from jaxcnn.errors import UserError
 from jaxcnn.runtime import launch
 
 
@@ -33,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Starts the processes, passes on output and signals, and returns the first failure's code."""
-    if args.count < 1:
-        raise UserError(f"{args.count} processes are not allowed: at least 1")
     program = args.program
     if program[0] == "jaxcnn":  # this installation, whether it is on the PATH or not
         program = [sys.executable, "-m", "jaxcnn", *program[1:]]

@@ -6,9 +6,11 @@ except the arrays of a checkpoint.
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -17,39 +19,26 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxcnn.errors import PeerLostError, UserError
-from jaxcnn.runtime import sharding
+from jaxcnn.runtime import launchers, sharding
 
 # After this time without a heartbeat a process counts as dead and the others end. JAX's default is
 # 100 s; the documentation promises that a run ends within a minute.
 HEARTBEAT_SECONDS = 45
 # A process that starts late, or never, is waited for this long.
 START_SECONDS = 300
+# After this time it says that it waits.
+TELL_SECONDS = 2
 PARTING_SECONDS = 3
 
 T = TypeVar("T")
-
-
-def launched_by(environment: Mapping[str, str]) -> str | None:
-    """Returns which launcher started this as one of several processes, or None.
-
-    These are the environments in which `jax.distributed.initialize()` needs no arguments. That a
-    job of one task is left alone is the difference to JAX's own detection.
-    """
-    if "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        return "Slurm"
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        return "Open MPI"
-    if "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
-        return "Cloud TPU"
-    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
-        return "Kubernetes"
-    return None
 
 
 def initialize(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
     """Joins the other processes of the run, if there are any; comes before JAX is used.
+
+    While it waits it says so, and Ctrl-C ends the process.
 
     Args:
         coordinator: HOST:PORT of process 0, which listens there and nowhere else; an address of
@@ -60,42 +49,74 @@ def initialize(
     Raises:
         UserError: For flags that do not go together, or if the others cannot be reached.
     """
-    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if len(missing) == 3 and (launcher := launched_by(os.environ)) is None:
-        return
     settings: dict[str, Any] = {
         "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
-        "initialization_timeout": START_SECONDS,
+        # When its own time is over JAX ends the process with a stack trace, so ours comes first.
+        "initialization_timeout": START_SECONDS + 60,
     }
-    if len(missing) < 3:
-        if missing:
-            raise UserError(
-                f"{' and '.join(missing)} missing: --coordinator, --num_processes and "
-                "--process_id go together"
-            )
-        assert coordinator is not None and num_processes is not None and process_id is not None
-        if not coordinator.rpartition(":")[2].isdecimal() or coordinator.startswith(":"):
-            raise UserError(
-                f"--coordinator={coordinator} is not allowed: HOST:PORT of process 0, such as "
-                "127.0.0.1:12345"
-            )
-        if not 0 <= process_id < num_processes:
-            raise UserError(
-                f"--process_id={process_id} is not allowed: from 0 to {num_processes - 1}, one "
-                f"for each of --num_processes={num_processes}"
-            )
-        # Without this JAX listens on all interfaces.
-        settings |= {**given, "coordinator_bind_address": coordinator}
-        settings["coordinator_address"] = settings.pop("coordinator")
-        launcher = f"--coordinator={coordinator}"
+    if coordinator is None and num_processes is None and process_id is None:
+        launcher = launchers.launched_by(os.environ)
+        if launcher is None:
+            return
+        launchers.check_complete(launcher, os.environ)
+        alone = f"; {launchers.alone(launcher)}"
+    else:
+        coordinator, num_processes, process_id = launchers.checked_flags(
+            coordinator, num_processes, process_id
+        )
+        if process_id == 0:
+            launchers.check_free(coordinator)
+        settings |= {"num_processes": num_processes, "process_id": process_id}
+        # Without the second, JAX listens on all interfaces.
+        settings |= {"coordinator_address": coordinator, "coordinator_bind_address": coordinator}
+        launcher, alone = f"--coordinator={coordinator}", ""
+    whom = "the other processes" if process_id == 0 else "process 0 and the others"
     try:
-        jax.distributed.initialize(**settings)
+        _join(settings, f"{whom} ({launcher})")
     except Exception as error:  # the runtime's errors have no common class
         raise UserError(
             f"this process cannot join the others ({launcher}): {' '.join(str(error).split())}; "
-            "check that process 0 runs and that its address can be reached"
+            f"check that process 0 runs and that its address can be reached{alone}"
         ) from error
+
+
+def _join(settings: dict[str, Any], whom: str) -> None:
+    """Calls `jax.distributed.initialize`, which waits in C++, where no signal would be handled."""
+    errors: list[Exception] = []
+
+    def initialize_jax() -> None:
+        try:
+            jax.distributed.initialize(**settings)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=initialize_jax, daemon=True)
+    began, told = time.monotonic(), False
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+            waited = time.monotonic() - began
+            if waited > TELL_SECONDS and not told:
+                told = True
+                _tell(f"waiting for {whom}, at most {START_SECONDS} s; Ctrl-C stops")
+            if waited > START_SECONDS:
+                _leave(f"error: {whom} did not come within {START_SECONDS} s: start them all", 1)
+    except KeyboardInterrupt:
+        _leave(f"stopped while waiting for {whom}; nothing is lost", 128 + signal.SIGINT)
+    if errors:
+        raise errors[0]
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    """Ends the process although one of its threads still waits for the others in C++."""
+    _tell(message)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def is_process_0() -> bool:

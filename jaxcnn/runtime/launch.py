@@ -9,6 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
+from jaxcnn.errors import UserError
+
+# More than a machine has CPUs or GPUs, less than what would bring it to a halt.
+MOST_PROCESSES = MOST_DEVICES = 512
 # After the first failure the others notice by themselves; those that have not are killed then.
 PATIENCE_SECONDS = 90
 
@@ -35,33 +39,57 @@ def environment(index: int, devices: int | None, gpus: bool) -> dict[str, str]:
 def start(
     count: int, command: Sequence[str], devices: int | None = None, gpus: bool = False
 ) -> list[subprocess.Popen[str]]:
-    """Starts `count` processes of `command`; their output is to be read from `stdout`."""
+    """Starts `count` processes of `command`; their output is to be read from `stdout`.
+
+    Raises:
+        UserError: If the numbers make no sense, or the program cannot be started.
+    """
+    if not 1 <= count <= MOST_PROCESSES:
+        raise UserError(f"{count} processes are not allowed: 1 to {MOST_PROCESSES}")
+    if devices is not None and not 1 <= devices <= MOST_DEVICES:
+        raise UserError(f"--devices={devices} is not allowed: 1 to {MOST_DEVICES}")
+    if devices is not None and gpus:
+        raise UserError("--devices is for trials on the CPU, --gpus for GPUs: give one of them")
     coordinator = f"127.0.0.1:{free_port()}"
-    return [
-        subprocess.Popen(
-            [
-                *command,
-                f"--coordinator={coordinator}",
-                f"--num_processes={count}",
-                f"--process_id={index}",
-            ],
-            env=environment(index, devices, gpus),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A group of its own: the terminal's Ctrl-C reaches it through this program alone.
-            start_new_session=True,
-        )
-        for index in range(count)
-    ]
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        for index in range(count):
+            flags = (f"--num_processes={count}", f"--process_id={index}")
+            processes.append(
+                subprocess.Popen(
+                    [*command, f"--coordinator={coordinator}", *flags],
+                    env=environment(index, devices, gpus),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    encoding="utf-8",
+                    errors="replace",  # a reader that fails would leave the process waiting
+                    # A group of its own: the terminal's Ctrl-C reaches it through this program
+                    # alone.
+                    start_new_session=True,
+                )
+            )
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in an argument
+        for process in processes:
+            process.kill()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"{command[0]} cannot be started ({reason}): name a program that is on the PATH, or "
+            "jaxcnn"
+        ) from error
+    return processes
 
 
 def forward_lines(index: int, lines: IO[str]) -> None:
-    """Prints each line with the process's number before it."""
+    """Prints each line with the process's number before it.
+
+    Lines are read on when none can be printed anymore: a full pipe would stop the process.
+    """
+    encoding = sys.stdout.encoding
     for line in lines:
-        sys.stdout.write(f"[{index}] {line}")
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # such as `| head`: the reader has seen enough
+            sys.stdout.write(f"[{index}] {line}".encode(encoding, "replace").decode(encoding))
+            sys.stdout.flush()
 
 
 def wait(processes: Sequence[subprocess.Popen[str]], patience: float = PATIENCE_SECONDS) -> int:
