@@ -41,6 +41,7 @@ def pixel_stats(images: np.ndarray) -> PixelStats:
 def normalize(images: jax.Array, stats: PixelStats) -> jax.Array:
     """Maps uint8 `[B, H, W, C]`, 0..255, to float32 with mean 0 and variance 1 per channel."""
     mean, std = (np.asarray(row).reshape(1, 1, 1, -1) for row in stats)
+    # Computed in float64 and rounded once; each pixel then takes one product and one difference.
     scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
     return images.astype(jnp.float32) * scale - shift
 
@@ -78,6 +79,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     def window(image: jax.Array, corner: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(jnp.pad(image, margins), (*corner, 0), image.shape)
 
+    # One `vmap` for each leading axis, so that micro-batches need not be joined for this.
     for _ in leading:
         window = jax.vmap(window)
     return window(images, corners)

@@ -38,4 +38,5 @@ def sequential_batches(examples: int, batch_size: int) -> Iterator[tuple[np.ndar
     for start in range(0, examples, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
         mask = indices < examples
+        # Programs have one shape: example 0, masked, fills up the last batch.
         yield np.where(mask, indices, 0), mask

@@ -39,6 +39,7 @@ def read_or_make(directory: Path, split: str, count: int, make: Callable[[], Spl
     cached = _read(path, key, count)
     if cached is not None:
         return cached
+    # Outside of any lock: two processes that both find nothing do the work twice, and agree.
     made = make()
     try:
         _write(path, key, made)

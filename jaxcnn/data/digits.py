@@ -86,6 +86,7 @@ def stratified_choice(labels: np.ndarray, count: int) -> np.ndarray:
     classes, sizes = np.unique(labels, return_counts=True)
     quotas, remainders = np.divmod(sizes * count, len(labels))
     largest = np.argsort(-remainders, kind="stable")[: count - quotas.sum()]
+    # Largest remainders: the quotas add up to `count`.
     quotas[largest] += 1
     chosen = np.zeros(len(labels), bool)
     random = np.random.RandomState(0)

@@ -76,6 +76,7 @@ def progress_line(
         return line
     rate = steps / seconds
     line += f", {rate / scale:,.{2 * digits}f} {unit}/s"
+    # By the rate of this attempt alone: what an earlier one has brought took other time.
     left = (total - done) / rate
     if left <= 0:
         return f"{line}, took {_duration(seconds)}"

@@ -23,7 +23,8 @@ from jaxcnn.errors import UserError
 
 _SUGGESTED = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
 _MODES = {1: "L", 3: "RGB"}  # Pillow's name for images of so many channels
-_CHUNK = 1000  # records per read: 17,000 records/s against 9,700 one by one (2 CPU cores)
+# Records per read: one by one, each costs a call of the reader as well.
+_CHUNK = 1000
 
 
 def source(name: str, data_dir: str) -> Source:
@@ -37,6 +38,7 @@ def source(name: str, data_dir: str) -> Source:
         UserError: There is no such data set, it is not prepared, or it cannot be used.
     """
     root = data_root(data_dir)
+    # The name becomes part of a path: nothing like ".." may get there.
     if not re.fullmatch(r"[a-z][a-z0-9_]*(/[\w.-]*\w)?", name):
         raise _unknown(name)
     if is_named(data_dir) and not os.path.isdir(root):
@@ -46,6 +48,7 @@ def source(name: str, data_dir: str) -> Source:
         )
     directory = find(root, name)
     if directory is None:
+        # The most likely mistake: the data set's own folder was named.
         if root.name == name or root.parent.name == name:
             above = root.parent if root.name == name else root.parent.parent
             raise UserError(f"{root} lies inside the data directory: give {above} instead")
@@ -59,6 +62,7 @@ def source(name: str, data_dir: str) -> Source:
 
     def read(split: str) -> Split:
         count = builder.info.splits[split].num_examples
+        # The whole split, whatever part of it is wanted: so one file serves every split string.
         return cache.read_or_make(directory, split, count, lambda: _decode(builder, split))
 
     title = f"{name}/{directory.name}{modified}"
@@ -160,7 +164,9 @@ def _decode(builder: Any, split: str) -> Split:
                     image = np.asarray(file.convert(_MODES[channels]))
             except (OSError, UnidentifiedImageError) as error:
                 raise UserError(f"image {index} of {name} {split} is damaged: {error}") from error
+            # Pillow gives [H, W] for a single channel.
             image = image.reshape(*image.shape[:2], channels)
+            # Only now is the size known: a description may leave height and width open.
             if index == 0:
                 images = np.empty((len(records), *image.shape), np.uint8)
             if image.shape != images.shape[1:]:

@@ -38,6 +38,7 @@ class Classifier:
         """Returns float32 `[N, K]` for uint8 `[N, H, W, C]`; calls `on_batch` after each batch."""
         parts = []
         for indices, mask in batches.sequential_batches(len(images), self._batch_size):
+            # The mask drops what has filled up the last batch.
             parts.append(np.asarray(self._apply(self._variables, images[indices]))[mask])
             on_batch()
         return np.concatenate(parts)

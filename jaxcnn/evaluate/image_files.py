@@ -72,9 +72,11 @@ def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     content = _bytes(path)
     try:
         with warnings.catch_warnings():
+            # Pillow only warns below twice its limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # of broken EXIF data, and the like
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                # The header is enough to refuse: no pixel has been decoded yet.
                 _check_pixels(image)
                 image.draft(
                     "RGB", (2 * max(height, width),) * 2
@@ -103,6 +105,7 @@ def _bytes(path: Path) -> bytes:
             kind = "no such file" if not path.exists() else "not a plain file"
             raise Refused(f"{path}: {kind}: {_ANYWHERE}")
         with open(path, "rb") as file:
+            # One byte more than allowed: so a file is found too large whatever `stat` says.
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise Refused(f"{path}: {error.strerror or error}: make the file readable") from error
@@ -134,6 +137,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.round(values / 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
+        # A transparent pixel may hold any color, often black.
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image

@@ -163,6 +163,7 @@ def named(paths: Iterable[Path]) -> dict[str, Run]:
     for place in places:
         if places.count(place) > 1:
             raise UserError(f"{place} is given twice: name each run once")
+    # From the end of the paths on, until all differ.
     depth = 1
     while len({place.parts[-depth:] for place in places}) < len(places):
         depth += 1
@@ -173,6 +174,7 @@ def named(paths: Iterable[Path]) -> dict[str, Run]:
 
 def _variables(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns {"params", "batch_stats"} of a checkpoint's arrays by path."""
+    # Averaged weights are what the run itself evaluates; see `train.step.evaluated_variables`.
     prefix = "ema/" if any(path.startswith("ema/") for path in arrays) else ""
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for path, array in arrays.items():

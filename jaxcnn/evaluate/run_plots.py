@@ -65,6 +65,7 @@ class RunPlots(Observer):
         """
         began = time.monotonic()
         last = record["epoch"] == epochs
+        # The cost is that of the last time, so a run that grows slower to draw is drawn less often.
         if last or began - self._drawn_at > self._cost / _SHARE:
             self.curves()
             self._drawn_at = time.monotonic()
@@ -158,6 +159,7 @@ class RunPlots(Observer):
         """Returns the result of `work`, or None if it fails; warns at the first failure."""
         try:
             return work()
+        # A signal is no failure of a plot, and must end the run.
         except Interrupted:
             raise
         except Exception as error:

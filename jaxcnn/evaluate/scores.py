@@ -38,15 +38,17 @@ class Scores(NamedTuple):
 
 def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
     """Returns the scores of float logits [N, K] against int labels [N], N > 0."""
-    # Two seconds of import, for what ends a training: not at its start.
+    # Imported here, as it takes long: a training needs it at its end, not at its start.
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     classes = logits.shape[1]
     wide = logits.astype(np.float64)
+    # exp of the largest is then 1: nothing overflows, and the probabilities are the same.
     wide -= wide.max(1, keepdims=True)
     log_probabilities = wide - np.log(np.exp(wide).sum(1, keepdims=True))
     predicted = logits.argmax(1)
     true = np.take_along_axis(wide, labels[:, None].astype(np.int64), 1)
+    # Rank by counting: equal logits are in favor of the true class, in whatever order they stand.
     above = (wide > true).sum(1)
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=range(classes), zero_division=0.0
@@ -79,9 +81,11 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS)
     """
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == labels
+    # Bins are closed above, as in the paper: ((m - 1) / M, m / M].
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     hits = np.bincount(place, weights=correct, minlength=bins)
     hopes = np.bincount(place, weights=confidence, minlength=bins)
+    # A bin's weight, its predictions over N, times the distance of two means over its predictions.
     return float(np.abs(hits - hopes).sum() / len(labels))
 
 

@@ -30,6 +30,8 @@ class DenseLayer(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H, W, k]`; `train` is positional for `nn.remat`."""
         if self.bn_size:
+            # DenseNet-B: a layer deep in a block reads many channels; the 3x3 convolution then
+            # reads bn_size * k.
             x = self.make.norm(name="norm1")(x, train=train, with_relu=True)
             x = self.make.conv(self.bn_size * self.growth_rate, 1, name="conv1")(x)
         x = self.make.norm(name="norm2")(x, train=train, with_relu=True)
@@ -76,6 +78,7 @@ class DenseNet(nn.Module):
         make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
         stem = make.conv(self.stem or 2 * self.growth_rate, 3, name="stem_conv")
         x = stem(images.astype(self.dtype))
+        # Asked once: it decides for the transitions, too.
         is_fused = self.is_fused(train)
         for block, depth in enumerate(self.blocks, start=1):
             if block > 1:
@@ -114,6 +117,8 @@ class DenseNet(nn.Module):
 
     def fused_block(self, x: jax.Array, names: list[str]) -> jax.Array:
         """What `block` gives in training, computed by `ops.dense_block`."""
+        # The layers' own modules are not called: their parameters and statistics are read under the
+        # same names, so that a checkpoint fits both ways of computing a block.
         params, batch_stats = self.variables["params"], self.variables["batch_stats"]
         weights = [params[name] for name in names]
         x, statistics = ops.dense_block(x, weights, layers.NORM_EPSILON)

@@ -40,6 +40,7 @@ class LeNet(nn.Module):
         for index, features in enumerate((6, 16), start=1):
             conv = make.conv(features, 5, padding="VALID", use_bias=True, name=f"conv{index}")
             x = make.max_pool(nn.relu(conv(x)))
+        # [B, 5, 5, 16] for images of 32 x 32, as in the paper's figure.
         x = x.reshape(x.shape[0], -1)
         for index, features in enumerate((120, 84), start=1):
             dense = nn.Dense(

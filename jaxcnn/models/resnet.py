@@ -42,12 +42,14 @@ class ResidualBlock(nn.Module):
             plan = [(self.features, 1, 1), (self.features, 3, self.strides), (out, 1, 1)]
         else:
             plan = [(self.features, 3, self.strides), (out, 3, 1)]
+        # A norm waits for the convolution behind it: with ReLU they are one step in training.
         y, norm = x, None
         for index, (features, kernel, strides) in enumerate(plan, start=1):
             conv = self.make.conv(features, kernel, strides=strides, name=f"conv{index}")
             y = layers.norm_relu_conv(y, norm, conv, train=train) if norm else conv(y)
             norm = self.make.norm(name=f"norm{index}")
         assert norm is not None
+        # The last norm has no ReLU of its own: that comes after the sum (fig. 2).
         y = norm(y, train=train)
         if self.shortcut != "none":
             y = y + self.carry(x, out, train=train)
@@ -58,6 +60,7 @@ class ResidualBlock(nn.Module):
         if self.strides == 1 and x.shape[-1] == out:
             return x
         if self.shortcut == "padded":
+            # Option A has no parameters: the stride drops positions, new channels are zero.
             x = x[:, :: self.strides, :: self.strides]
             return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, out - x.shape[-1])))
         x = self.make.conv(out, 1, strides=self.strides, name="shortcut_conv")(x)
@@ -122,6 +125,7 @@ def _imagenet(*blocks: int, bottleneck: bool = False) -> tuple[type[nn.Module], 
 
 def _cifar(depth: int, **fields: bool) -> tuple[type[nn.Module], dict[str, Any]]:
     """Section 4.2: depth = 6 n + 2, n blocks in each of three stages, option A shortcuts."""
+    # Two convolutions a block, three stages; the stem and the classifier are the other two.
     n = (depth - 2) // 6
     row = {"blocks": (n, n, n), "widths": (16, 32, 64), "shortcut": "padded", **fields}
     return ResNet, row

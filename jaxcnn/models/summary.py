@@ -64,6 +64,7 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
     def count(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result, module = call(*args, **kwargs), context.module
         is_layer = isinstance(module, Conv | nn.Dense | BatchNorm)
+        # Flax also intercepts `setup` and methods that networks call on their parts.
         if is_layer and context.method_name == "__call__":
             own = module.variables["params"]
             kind, flops, inside = "norm", 0, 0
@@ -73,6 +74,7 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
             if isinstance(module, Conv):
                 kind = "x".join(map(str, own["kernel"].shape[:-2]))
                 kind += " depthwise" if module.groups > 1 else ""
+                # Positions of the kernel; each multiplies C / groups channels for F features.
                 inside = _taps_inside(module, args[0].shape[1:-1], result.shape[1:-1])
                 inside *= math.prod(own["kernel"].shape[-2:])
             found.append(
@@ -93,6 +95,7 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
         with nn.intercept_methods(count):
             return model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
+    # Shapes are traced, nothing is computed: `count` sees every layer on the way.
     params = jax.eval_shape(init, jax.random.key(0))["params"]
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == sum(
         layer.parameters for layer in found

@@ -54,11 +54,13 @@ class Chunk(NamedTuple):
         return self.function(self._strided(axis, begin, step, count))
 
     def _strided(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
+        # All tiles may lie outside the image, and no slice has a negative span.
         if not count:
             return self._sliced()[(slice(None),) * axis + (slice(0),)]
         span = step * (count - 1) + 1
         if self.start is None:
             return lax.slice_in_dim(self.array, begin, begin + span, step, axis)
+        # `dynamic_slice` takes no stride: it takes the span, of which every `step`th entry is kept.
         starts = [self.start, *([jnp.int32(0)] * (self.array.ndim - 1))]
         starts[axis] = jnp.int32(begin)
         sizes = [self.images, *self.array.shape[1:]]
@@ -70,6 +72,7 @@ class Chunk(NamedTuple):
 def chunk_size(batch: int, bytes_per_image: int, budget: int = CHUNK_BYTES) -> int:
     """Images in a chunk: as many as the budget allows, preferring a divisor of the batch."""
     most = max(1, min(batch, budget // max(1, bytes_per_image)))
+    # A divisor leaves no rest, a second body to compile; for that a chunk may be half as large.
     for size in range(most, most // 2, -1):
         if batch % size == 0:
             return size
@@ -131,16 +134,20 @@ def map_and_sum_chunks(
     local = batch // shards
     size = min(size, local)
     count, rest = divmod(local, size)
+    # One chunk: no loop, and nothing to concatenate.
     if count == 1 and not rest:
         return function(*map(Chunk.of, arrays))
     # Without the barrier XLA computes what comes before the loop a second time for it.
     arrays = lax.optimization_barrier(arrays)
     if shards == 1:
         return _scan_one_device(function, arrays, size)
+    # The batch is stored device by device, so each keeps its own images under the new axis.
     per_shard = [a.reshape(shards, local, *a.shape[1:]) for a in arrays]
 
     def run(pieces: list[jax.Array]) -> tuple[Any, Any]:
         n = pieces[0].shape[1]
+        # The function sees the chunks of all devices as one batch, still divided among them; a sum
+        # over that batch is one over all devices.
         out, part = function(*[Chunk.of(p.reshape(shards * n, *p.shape[2:])) for p in pieces])
         return jax.tree.map(lambda a: a.reshape(shards, n, *a.shape[1:]), out), part
 
@@ -148,16 +155,19 @@ def map_and_sum_chunks(
         out, part = run(list(pieces))
         return _tree_add(total, part), out
 
+    # `scan` takes the first axis: [S, local, ...] to [count, S, size, ...].
     head = tuple(
         p[:, : count * size].reshape(shards, count, size, *p.shape[2:]).swapaxes(0, 1)
         for p in per_shard
     )
     total, stacked = lax.scan(step, _zeros(function, arrays), head)
+    # And back: [count, S, size, ...] to [S, count * size, ...].
     outs = [
         jax.tree.map(
             lambda a: a.swapaxes(0, 1).reshape(shards, count * size, *a.shape[3:]), stacked
         )
     ]
+    # Other shapes than in the loop, so a body of its own.
     if rest:
         out, part = run([p[:, count * size :] for p in per_shard])
         outs.append(out)
@@ -179,6 +189,7 @@ def _scan_one_device(
         out, part = run(start)
         return _tree_add(total, part), out
 
+    # Offsets are scanned over, not slices, so that the function can slice for itself.
     total, stacked = lax.scan(
         step, _zeros(function, arrays), size * jnp.arange(count, dtype=jnp.int32)
     )
@@ -196,6 +207,7 @@ def _tree_add(a: Any, b: Any) -> Any:
 
 def _zeros(function: Callable[..., tuple[Any, Any]], arrays: tuple[jax.Array, ...]) -> Any:
     """Zeros like the sum for `arrays`, varying over the same axes of a `shard_map`."""
+    # Sums have the same shape for every number of images, so that for the whole batch will do.
     _, shapes = jax.eval_shape(lambda *arrays: function(*map(Chunk.of, arrays)), *arrays)
     axes = frozenset[Any]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
 

@@ -28,4 +28,5 @@ def cpu_or_stock(fast: Callable[..., Any], stock: Callable[..., Any], *operands:
     The choice is made when the program is lowered, so an exported program may hold both. GPU and
     TPU keep XLA's own primitives: cuDNN and the matrix unit do convolutions better.
     """
+    # Never `jax.default_backend()`: a program may be traced on one platform and run on another.
     return lax.platform_dependent(*operands, cpu=fast, default=stock)

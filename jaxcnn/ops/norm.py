@@ -52,6 +52,7 @@ def moments(x: jax.Array, groups: int = 1) -> tuple[jax.Array, jax.Array]:
     """
     if groups > 1:
         return jax.vmap(moments)(in_groups(x, groups))
+    # E[x^2] - E[x]^2 takes one reading of x, E[(x - E[x])^2] two. Rounding may leave less than 0.
     values, axes = at_least_float32(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
     mean = jnp.mean(values, axes)
     return mean, jnp.maximum(jnp.mean(jnp.square(values), axes) - jnp.square(mean), 0.0)
@@ -164,6 +165,7 @@ def _forward(
 
 def _backward(epsilon: float, with_relu: bool, saved: Any, dy: jax.Array) -> Any:
     x, scale, bias, mean, var = saved
+    # ReLU's mask is a x + b > 0, computed again from x: no array is kept for it.
     affine = affine_of(scale, bias, mean, var, epsilon) if with_relu else None
     sums = cpu_or_stock(
         lambda dy, x, *others: grad_sums(dy, Chunk.of(x), *others),
@@ -174,6 +176,7 @@ def _backward(epsilon: float, with_relu: bool, saved: Any, dy: jax.Array) -> Any
         affine,
     )
     of_inputs = norm_grads(dy, x, scale, bias, mean, var, epsilon, affine, sums)
+    # That mean and variance depend on x is part of the gradient of x.
     return (*of_inputs, None, None)
 
 
@@ -194,6 +197,9 @@ def norm_grads(
     """The gradients of `normalize` with respect to x, scale and bias, from the `grad_sums`."""
     total, by_x = sums
     count = x.size // x.shape[-1]
+    # With n pixels and g = dy where ReLU lets it through, else 0:
+    # dx = a [g - sum(g) / n - (x - mean) r^2 sum(g (x - mean)) / n]
+    # (arXiv:1502.03167, sec. 3, where mean and variance have gradients of their own).
     r = lax.rsqrt(var + epsilon)
     a = scale * r
     d_scale = r * by_x
@@ -208,6 +214,7 @@ def norm_grads(
 
 def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
     """The gradient, summed over those axes of a `shard_map` over which `primal` does not vary."""
+    # A parameter that is the same on all devices gets the sum of what their images give.
     axes = [jax.typeof(array).manual_axis_type.varying for array in (gradient, primal)]
     return lax.psum(gradient, tuple(sorted(axes[0] - axes[1])))
 
@@ -226,6 +233,7 @@ def grad_sums(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -
             None without ReLU.
     """
     width = dy.shape[2] if dy.ndim == 4 else 1
+    # A divisor of the width, so that all partial sums have as many terms, and one shape.
     few = max(n for n in range(1, _PIXELS + 1) if width % n == 0)
     if few == 1:
         return plain_grad_sums(dy, x.sliced(), mean, affine)
@@ -242,6 +250,7 @@ def grad_sums(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -
         return _added_up(pixels, mean, affine)
 
     with set_xla_metadata(inlineable="false"):
+        # [n, H, W / few, 2, C]: what remains to be added up is a small part of the two arrays.
         sums = jax.jit(partial)(dy, x.array, x.start, mean, affine)
     total, by_x = jnp.sum(sums, (0, 1, 2))
     return total, by_x
@@ -268,6 +277,7 @@ def _added_up(
     def spread(array: jax.Array, *axes: int) -> jax.Array:
         return lax.broadcast_in_dim(array.astype(mean.dtype), shape, axes)
 
+    # Of the axis of two, the first sum takes dy times 1, the second dy times (x - mean).
     ones, factors = spread(jnp.array([1, 0]), 3), spread(jnp.array([0, 1]), 3)
 
     def term(x: jax.Array, dy: jax.Array) -> jax.Array:

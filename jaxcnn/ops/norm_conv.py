@@ -85,6 +85,7 @@ def _norm_relu_conv(
         a, b = norms.affine_of(scale, bias, mean, var, epsilon)
         y = _fused_conv.bind(x, kernel, a, b, mean, spec=spec)
     else:
+        # Two operations here, but what passes between them is not kept for the gradient.
         images = normalize(x, scale, bias, mean, var, epsilon, True).astype(x.dtype)
         y = convolution.bind(images, kernel, spec=spec)
     return y
@@ -93,9 +94,11 @@ def _norm_relu_conv(
 def _is_fused(x: jax.Array, mean: jax.Array, kernel: jax.Array, spec: ConvSpec) -> bool:
     """Whether norm and ReLU become part of Winograd's loops where the program is for the CPU.
 
-    That needs Winograd in both directions, one norm for the whole batch, and padding by zeros: to
-    crop would cut what the norm has made zeros of.
+    That needs Winograd in both directions, one norm for the whole batch, and no negative padding:
+    `spec.cropped` would then pad before the norm, which does not leave zeros zero.
     """
+    # This is asked while tracing, when neither oneDNN nor the number of devices is known: the rows
+    # for XLA and the whole batch decide. Where they say Winograd, those for oneDNN do so, too.
     is_uncropped = min(pad for pads in spec.padding for pad in pads) >= 0
     plan = select(spec, x.shape[0], kernel.shape[2], kernel.shape[3], "xla")
     return mean.ndim == 1 and is_uncropped and plan.is_fused_with_norm
@@ -109,11 +112,13 @@ def _backward(epsilon: float, spec: ConvSpec, saved: Any, dy: jax.Array) -> Any:
     x, scale, bias, mean, var, kernel = saved
     if _is_fused(x, mean, kernel, spec):
         affine = norms.affine_of(scale, bias, mean, var, epsilon)
+        # `dx` is the gradient of what ReLU gives; `norm_grads` carries it on to the norm's input.
         dx, d_kernel, *sums = _fused_grads.bind(x, kernel, *affine, mean, dy, spec=spec)
         shared = (x, scale, bias, mean, var, epsilon, affine, (sums[0], sums[1]))
         return (*norms.norm_grads(dx, *shared), None, None, d_kernel)
     # The barrier keeps XLA from reusing the forward pass's array, which would have to be kept.
     saved, dy = cpu_or_stock(lambda *all_: lax.optimization_barrier(all_), _identity, saved, dy)
+    # A second forward pass through norm and ReLU, from the norm's input.
     x, scale, bias, mean, var, kernel = saved
 
     def norm_relu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
@@ -199,6 +204,7 @@ _fused_conv = define_composite(
 _fused_grads = define_composite(
     "cnn_norm_relu_conv_gradients",
     _grads_by_definition,
+    # The two sums are `[C]`, as `a` is.
     lambda x, kernel, a, b, mean, dy, spec: [
         array.update(weak_type=False) for array in (x, kernel, a, a)
     ],

@@ -44,6 +44,7 @@ def is_usable() -> bool:
 def _is_cached() -> bool:
     config: Any = jax.config
     enabled = config.jax_enable_compilation_cache and config.jax_compilation_cache_dir
+    # JAX keeps programs that took at least so long to compile: with infinity (`uncached`) none.
     return bool(enabled) and config.jax_persistent_cache_min_compile_time_secs < math.inf
 
 
@@ -97,6 +98,7 @@ def convolution(
         groups: Of channels.
         is_transposed: Whether the kernel's last axis is that of the input channels.
     """
+    # The names are those of XLA's protocol buffers, from which oneDNN's description is built.
     inner, outer = (3, 2) if is_transposed else (2, 3)
     filters = {"input_feature_dim": inner, "output_feature_dim": outer, "spatial_dims": [0, 1]}
     images = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
@@ -138,6 +140,7 @@ def matmul_tn(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _call(target: str, config: Any, shape: tuple[int, ...], *operands: jax.Array) -> jax.Array:
+    # Opaque to XLA: it neither fuses this call with others nor divides it among devices.
     call = jax.ffi.ffi_call(
         target,
         jax.ShapeDtypeStruct(shape, jnp.float32),

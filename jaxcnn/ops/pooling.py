@@ -70,6 +70,7 @@ def avg_pool(
         padding=padding,
         count_include_pad=count_include_pad,
     )
+    # Without padded pixels each window at the border has a divisor of its own.
     if not (_is_fast(x, window_shape) and count_include_pad):
         return stock(x)
     window, steps, pads = _resolve(x, window_shape, strides, padding)
@@ -112,6 +113,7 @@ def _in_windows(x: jax.Array, window: Pair) -> jax.Array:
 
 def _windows(x: jax.Array, window: Pair, strides: Pair, pads: Pads, fill: float) -> list[jax.Array]:
     """For each position in the window, row by row, its pixels: `[N, H', W', C]` each."""
+    # No padding, no operation: a padded copy of the images would be one more array to write.
     config = [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)]
     padded = x if pads == ((0, 0), (0, 0)) else lax.pad(x, jnp.asarray(fill, x.dtype), config)
     height, width = (
@@ -125,6 +127,8 @@ def _windows(x: jax.Array, window: Pair, strides: Pair, pads: Pads, fill: float)
     ]
 
 
+# A rule for tangents, which JAX transposes for reverse mode, so that both modes and higher
+# derivatives work; -inf pads, and never wins.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> jax.Array:
     return functools.reduce(jnp.maximum, _windows(x, window, strides, pads, -np.inf))
@@ -141,16 +145,19 @@ def _max_pool_jvp(
     (x,), (t,) = primals, tangents
     parts = _windows(x, window, strides, pads, -np.inf)
     y = functools.reduce(jnp.maximum, parts)
+    # From the last position to the first, so that of equal pixels the first stays.
     winner = jnp.full(y.shape, len(parts) - 1, jnp.int32)
     for index in range(len(parts) - 2, -1, -1):
         winner = jnp.where(parts[index] == y, index, winner)
     # Without the barrier each pixel would look for its window's winner.
     winner = lax.optimization_barrier(winner)
+    # Each pixel has one window: a single comparison of the whole image with its place in it.
     if _is_partition(x, window, strides, pads):
         place = jnp.arange(window[0] * window[1], dtype=jnp.int32)
         place = place.reshape(1, 1, window[0], 1, window[1], 1)
         is_winner = winner[:, :, None, :, None] == place
         return y, jnp.sum(jnp.where(is_winner, _in_windows(t, window), 0), axis=(2, 4))
+    # Windows overlap or leave pixels out: a term for each position, whose transpose pads and adds.
     total = jnp.zeros_like(y)
     for index, part in enumerate(_windows(t, window, strides, pads, 0.0)):
         total = total + jnp.where(winner == index, part, 0)
@@ -164,6 +171,7 @@ def _avg_pool(x: jax.Array, window: Pair, strides: Pair, pads: Pads) -> jax.Arra
     return total / (window[0] * window[1])
 
 
+# Values and tangents are written differently, so each gets a form that is fast by itself.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _mean_of_windows(x: jax.Array, window: Pair) -> jax.Array:
     """The mean of each window, in one loop together with what computes `x`.

@@ -69,6 +69,8 @@ class ConvSpec:
         for n, out, k, (low, _) in zip(
             self.input_size, self.output_size, self.kernel_size, self.padding, strict=True
         ):
+            # Every output that has read a pixel is a window around it: k - 1 zeros on each side,
+            # less what the forward pass had padded. Negative where that was more than k - 1.
             before = k - 1 - low
             padding.append((before, n - out + k - 1 - before))
         return dataclasses.replace(

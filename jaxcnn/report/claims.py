@@ -196,6 +196,7 @@ def vanishing(
     ]  # fmt: skip
     agree, reasons = [], []
     for family in families:
+        # Only the deepest: shallow networks of every kind pass gradients on.
         deepest = max(
             (line for line in lines if line["family"] == family),
             key=lambda line: line["depth"],
@@ -233,6 +234,7 @@ def degradation(runs: Sequence[Facts]) -> Claim:
         return Claim(claim, MISSING, [f"Give a run of each of: {', '.join(missing)}."])
     if len({_training(run)[1:] for run in found.values()}) > 1:
         return Claim(claim, MISSING, ["Give runs of the four networks on the same images."])
+    # The same number of epochs for all: a longer training would win by its length.
     epoch = min(run["epochs"] for run in found.values())
     loss = {name: run["records"][epoch - 1]["train_loss"] for name, run in found.items()}
     worse = loss["plain56"] > loss["plain20"]

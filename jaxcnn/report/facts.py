@@ -30,6 +30,7 @@ def of_run(run: Run) -> dict[str, Any]:
         raise UserError(f"{run.path} has no epoch yet: wait for the end of its first one")
     rows = summary.block_summaries(run.model, run.image_shape)
     parameters, flops = summary.totals(rows)
+    # None for an epoch that was only evaluated after a run was continued.
     rates = [r["images_per_second"] for r in records if r["images_per_second"] is not None]
     start = run.starts[-1] if run.starts else {}
     settings, last = run.settings, records[-1]

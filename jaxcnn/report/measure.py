@@ -128,6 +128,7 @@ def separable_times(batch: int = 128, repeats: int = 7) -> list[dict[str, Any]]:
         }
         seconds: dict[str, list[float]] = {name: [] for name in programs}
         with ops.uncached():  # as in training
+            # In turns, so that what slows the machine for a while slows both.
             for turn in range(repeats + 1):
                 for name, (program, inputs) in programs.items():
                     began = time.perf_counter()
@@ -202,6 +203,7 @@ def _untrained(classes: int) -> Iterator[tuple[str, str, int, nn.Module]]:
         yield f"plain{depth}", "plain", depth, models.create(f"plain{depth}", classes)
         yield f"resnet{depth}", "resnet", depth, models.create(f"resnet{depth}", classes)
         # Stem, two transitions and classifier are 4 layers; the others stand in three blocks.
+        # The later blocks get a layer more, so that the depth is met exactly.
         share, rest = divmod(depth - 4, 3)
         blocks = tuple(share + (block >= 3 - rest) for block in range(3))
         dense = DenseNet(blocks, stem=16, bn_size=0, compression=1.0, num_classes=classes)
@@ -237,6 +239,7 @@ def _norms(program: Any, variables: Any, dataset: Dataset, seed: int) -> dict[st
     return {
         "/".join(key.key for key in path[:-1]): float(norm)
         for path, norm in jax.tree_util.tree_leaves_with_path(norms)
+        # Without scales and biases, whose gradients are sums over many more pixels.
         if path[-1].key == "kernel"
     }
 
@@ -258,6 +261,7 @@ def _line(
     ]
     values = [norms[layer] for layer in order]
     third = max(1, len(values) // 3)
+    # Geometric, since norms range over powers of ten; a norm of zero would make it zero.
     mean = lambda part: float(np.exp(np.mean(np.log(np.maximum(part, 1e-30)))))  # noqa: E731
     return {
         "name": name,

@@ -51,6 +51,7 @@ def render(
     )
     names = ", ".join(html.escape(run["name"]) for run in found)
     # What JSON may hold and a script element may not: "</script>" in a run's name.
+    # `allow_nan`: a browser's JSON.parse refuses NaN, so it must not get into the page.
     embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">

@@ -172,17 +172,20 @@ class Checkpoints:
             self._orbax.save(temporary / "default", args=ocp.args.StandardSave(arrays))
             distributed.broadcast_from_process_0(lambda: self._finish(temporary, step))
         except BaseException as error:
+            # Raised by the next `wait`, in the main thread.
             self._error = error
             if distributed.is_process_0():
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _begin(self, temporary: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        # From a run that was killed while it wrote.
         for left in self._folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(left)
         temporary.mkdir()
 
     def _finish(self, temporary: Path, step: int) -> None:
+        # In this order: a kill between two lines leaves the old ones, and no half of the new one.
         manifest.write(temporary, self._fingerprint or "")
         os.rename(temporary, self._folder / str(step))
         manifest.sync_folder(self._folder)

@@ -23,6 +23,7 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen:
+        # A bucket of a cloud, which JAX itself opens.
         if "://" not in chosen:
             _check_writable(Path(chosen))
         return
@@ -32,6 +33,7 @@ def use_compilation_cache() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         info = folder.stat()
+        # Someone else's folder could hold someone else's machine code.
         if hasattr(os, "getuid") and info.st_uid != os.getuid():
             raise UserError(f"the compilation cache {folder} belongs to another user: {remedy}")
         if stat.S_IMODE(info.st_mode) != 0o700:

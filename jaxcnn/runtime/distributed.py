@@ -145,6 +145,7 @@ def broadcast_from_process_0(value: Callable[[], int | None]) -> int:
         return value() or 0
     error, number = None, 0
     if is_process_0():
+        # Raised below, when the others, who wait in the broadcast, have been told.
         try:
             number = value() or 0
         except BaseException as raised:
@@ -198,6 +199,7 @@ class SignalSync:
         """
         if self._alone:
             return request
+        # As many numbers as devices, since only arrays on all devices can be exchanged.
         requests = sharding.place(np.full(self._size, request, np.int32), self._split)
         before, (self._before, _) = self._before, self._exchange(requests, after)
         if now:
@@ -240,6 +242,7 @@ def exit_without_peers(message: str) -> NoReturn:
         # Process 0 holds the coordination service, whose end the others would report at length;
         # those that fail for the same reason have said so by then.
         time.sleep(PARTING_SECONDS)
+    # Not `sys.exit`, which would run JAX's own waiting for the others.
     os._exit(1)
 
 

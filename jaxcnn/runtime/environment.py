@@ -44,10 +44,12 @@ def git_revision() -> str | None:
         str(root),
         "describe",
         "--always",
+        # Results of a tree with uncommitted changes must not pass for those of the commit.
         "--dirty",
         "--abbrev=40",
         "--exclude=*",
     ]
+    # An installed package has no history; git would find another one, of a folder above.
     if not (root / ".git").exists():
         return None
     try:
@@ -89,6 +91,7 @@ def use_deterministic_operations() -> None:
     initializes a backend, so call this before any other use of JAX.
     """
     given = os.environ.get("XLA_FLAGS", "")
+    # Added: flags that the user has set stay.
     if _DETERMINISTIC not in given:
         os.environ["XLA_FLAGS"] = f"{given} {_DETERMINISTIC}".strip()
 

@@ -19,6 +19,7 @@ PATIENCE_SECONDS = 90
 
 def free_port() -> int:
     """Returns a port of the loopback interface that nothing listens on."""
+    # Another program may take the port before process 0 does; then the start fails, and says so.
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -30,6 +31,7 @@ def environment(index: int, devices: int | None, gpus: bool) -> dict[str, str]:
     if devices is not None:
         flags = result.get("XLA_FLAGS", "")
         flag = f"--xla_force_host_platform_device_count={devices}"
+        # Added to the caller's own flags, which must not be lost.
         result |= {"XLA_FLAGS": f"{flags} {flag}".strip(), "JAX_PLATFORMS": "cpu"}
     if gpus:
         result["CUDA_VISIBLE_DEVICES"] = str(index)
@@ -104,6 +106,7 @@ def wait(processes: Sequence[subprocess.Popen[str]], patience: float = PATIENCE_
             if (code := process.poll()) is not None:
                 running.remove(process)
                 if code and not first:
+                    # `subprocess` gives -n for signal n.
                     first = 128 - code if code < 0 else code
                     deadline = time.monotonic() + patience
         if deadline is not None and time.monotonic() > deadline:

@@ -40,6 +40,7 @@ def estimate(program: Any, batch_bytes: int, data_bytes: int) -> Estimate:
         data_bytes: Of the data set on one device, which is not an argument of the program.
     """
     analysis = program.memory_analysis()
+    # A donated argument and the result in its place are counted twice, but for `alias`.
     outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     fixed = analysis.argument_size_in_bytes - batch_bytes + outputs + data_bytes
     return Estimate(fixed, analysis.temp_size_in_bytes + batch_bytes)
@@ -51,6 +52,7 @@ def limit() -> int | None:
     The CPU devices of a process share the memory of the machine or the container.
     """
     device = jax.local_devices()[0]
+    # What JAX may use of an accelerator, which is less than it has.
     if "bytes_limit" in (stats := device.memory_stats() or {}):
         return stats["bytes_limit"]
     if device.platform != "cpu":
@@ -70,6 +72,7 @@ def largest_batch(needed: Estimate, batch_size: int, multiple: int, available: i
         multiple: Devices times micro-batches.
         available: Bytes of a device.
     """
+    # Linear in the batch: only arrays of activations and of the batch grow.
     images = int(batch_size * max(available - needed.fixed, 0) / max(needed.growing, 1))
     return min(images, batch_size) // multiple * multiple
 
@@ -105,6 +108,7 @@ def configure_malloc() -> None:
     if not _is_glibc() or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = ctypes.CDLL(None).mallopt
+    # No mapping for large arrays (`mmap_max` 0), and nothing returned from the heap's end.
     mmap_max, trim_threshold = -4, -1  # names and numbers from malloc.h
     for option, value in ((mmap_max, 0), (trim_threshold, -1)):
         mallopt(option, value)

@@ -48,6 +48,7 @@ def fit(
     observer = observer or Observer()
     settings, mesh, rows = _prepare(config, dataset)
     run = RunDir(workdir)
+    # Process 0 alone reads the folder, so that all processes decide alike.
     before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
     if before == settings.train.epochs:
         return run.read_json("summary.json")
@@ -56,6 +57,7 @@ def fit(
             f"from {before} to {settings.train.epochs} epochs: from here on with the "
             "learning rates of the longer schedule"
         )
+    # What can be refused is refused before the folder is locked and written to.
     if settings.train.deterministic:
         environment.check_deterministic()
     if settings.train.tensorboard:

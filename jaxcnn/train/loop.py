@@ -82,6 +82,7 @@ class Training:
         epochs = self.settings.train.epochs
 
         def read() -> int:
+            # Lines beyond the restored step are of epochs that are now trained again.
             records.extend(self.run.truncate_metrics(self.step))
             return len(records)
 
@@ -90,6 +91,7 @@ class Training:
             epochs=epochs, steps_per_epoch=self.settings.steps_per_epoch, step=self.step
         )
         try:
+            # A signal that came while compiling ends the run before its first step.
             self.checkpoint_or_stop(self.state.step)
             for epoch in range(done, epochs):
                 with memory.exhaustion_explained(self._memory_remedy):
@@ -109,6 +111,7 @@ class Training:
         The state is saved before it is evaluated, and is on disk when the record is returned.
         """
         began = time.monotonic()
+        # A run goes on within an epoch, as its order follows from seed and epoch alone.
         offset = self.step - epoch * self.settings.steps_per_epoch
         if offset == 0:
             self.state = self.programs.begin_epoch(self.state)
@@ -124,6 +127,7 @@ class Training:
             self.state = self.programs.train(self.state, call)
             self.step += call.steps
             images += call.steps * self.settings.train.batch_size
+            # A call of several steps may jump over the multiple.
             if self.step // log_every_steps > (self.step - call.steps) // log_every_steps:
                 self.report_metrics(images / (time.monotonic() - began))
             self.checkpoint_or_stop(self.state.step)
@@ -162,6 +166,7 @@ class Training:
 
     def save(self) -> None:
         """Starts writing a checkpoint of this step, unless there is one."""
+        # Several processes save by collectives, during which no exchange may be under way.
         self.signal_sync.drain()
         self.stop_if_not_finite()
         self.checkpoints.save(self.step, self.state)

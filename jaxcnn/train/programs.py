@@ -92,6 +92,7 @@ class Programs:
         eval_shape = (settings.train.eval_batch_size,)
         self._eval = feed.create_source(dataset.eval, mesh, eval_shape, self.resident)
         self._eval_examples = len(dataset.eval.labels)
+        # A part for each device: then no device needs another's images for its moments.
         if settings.local_norms:
             model = model.clone(norm_groups=mesh.size)
         if settings.train.shard_optimizer:
@@ -109,6 +110,7 @@ class Programs:
             image_shape=self._image_shape,
             ema=bool(self.settings.train.ema_decay),
         )
+        # Shapes are all that compiling and restoring need: only a new run computes the state.
         shapes = jax.eval_shape(init, self._init_key)
         shardings = jax.tree.map(lambda _: self._replicated, shapes)
         if self.settings.train.shard_optimizer:
@@ -145,6 +147,7 @@ class Programs:
         call = step if is_single else partial(train_steps, step=step)
         batch = _batch(self._train, settings.batch_shape, self._image_shape)
         return compiled(
+            # Out as in: compiled ahead, the program takes a state of these shardings only.
             jax.jit(call, out_shardings=shardings, donate_argnums=0),
             (self.template, self._key, *batch, *self._step_count(1)),
         )
@@ -179,6 +182,7 @@ class Programs:
         most = self.settings.train.steps_per_call
         groups = [order[start : start + most] for start in range(0, len(order), most)]
         indices = (
+            # Shapes are fixed: a shorter last call is filled up, and `steps` says where it ends.
             np.pad(group, ((0, most - len(group)), (0, 0))).reshape(self.settings.batch_shape)
             for group in groups
         )
@@ -206,6 +210,7 @@ class Programs:
         for batch, (_, mask) in zip(sent, rows, strict=True):
             placed = place(mask, self._eval.sharding)
             sums = self.eval_program(variables, *batch, placed)
+            # Waits for the sums before these; else all batches would be sent and fill the memory.
             before, total = total, metrics.add(total, sums)
             jax.block_until_ready(before)
             on_batch(total["count"])

@@ -77,6 +77,7 @@ def _is_integers(values: object, count: int) -> bool:
 
 
 def _checked(labels: np.ndarray, cifar: Cifar) -> np.ndarray:
+    # CIFAR-100 has two labels an image, coarse and fine, each with a limit of its own.
     limits = np.array([len(names) for names in cifar.class_names])
     if labels.dtype.kind not in "iu" or np.any(labels < 0) or np.any(labels >= limits):
         raise ValueError(f"a label is not among 0..{' or 0..'.join(str(n - 1) for n in limits)}")

@@ -97,11 +97,13 @@ class _Transfer:
     def download(self, url: str, destination_path: Path, verify: bool = True) -> Any:
         """Returns a fulfilled promise of the file in `destination_path` and its checksum."""
         self._folder = Path(destination_path)
+        # Before the long time limits of a transfer apply.
         check_reachable(url)
         path = self._folder / Path(urllib.parse.urlsplit(url).path).name
         stream_to_file(url, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        # TFDS compares both with the published values.
         size = tfds.core.utils.Size(path.stat().st_size)
         url_info = checksums.UrlInfo(size=size, checksum=sha256, filename=path.name)
         return promise.Promise.resolve(
@@ -159,6 +161,7 @@ def stream_to_file(url: str, path: Path) -> None:
                             meter.advance(len(block))
                 return
             except requests.RequestException:
+                # A slow host may break off often: only attempts that bring nothing are counted.
                 attempts = 1 if file.tell() > best else attempts + 1
                 best = max(best, file.tell())
                 if attempts >= _ATTEMPTS:

@@ -149,6 +149,7 @@ def _is_static(lhs: jax.Array, rhs: jax.Array) -> bool:
     """Whether sizes are plain positive numbers and no mesh axis is in explicit mode."""
     if not all(isinstance(n, int) and n > 0 for n in (*lhs.shape, *rhs.shape)):
         return False
+    # Under an explicit mesh a result's type holds its sharding, which the primitives do not derive.
     for operand in (lhs, rhs):
         mesh = jax.typeof(operand).sharding.mesh
         if any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types):
@@ -166,6 +167,7 @@ def _conv_spec(
 ) -> ConvSpec | None:
     """`conv_spec_of` for arguments whose kinds and layout are those of the fast path."""
     channels, features = lhs.shape[3], rhs.shape[3]
+    # One filter for each channel; several (a channel multiplier) or wider groups are passed on.
     depthwise = groups > 1 and groups == channels == features and rhs.shape[2] == 1
     if not depthwise and (groups != 1 or rhs.shape[2] != channels):
         return None
@@ -179,6 +181,7 @@ def _conv_spec(
         return None
     pads = [(int(low), int(high)) for low, high in padding]
     if isinstance(precision, list):
+        # Hashable, as every parameter of a primitive has to be.
         precision = tuple(precision)
     spec = ConvSpec(
         input_size=(lhs.shape[1], lhs.shape[2]),
@@ -188,11 +191,13 @@ def _conv_spec(
         depthwise=depthwise,
         precision=precision,
     )
+    # An empty result, or a kernel larger than the padded image, is left to `lax`.
     return spec if min(spec.output_size) > 0 else None
 
 
 def same_varying_axes(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Inside `shard_map`, marks both operands as varying over the axes that either varies over."""
+    # A primitive's rules want both operands alike; `lax` would insert the same casts by itself.
     axes = [jax.typeof(operand).manual_axis_type.varying for operand in (lhs, rhs)]
     both = axes[0] | axes[1]
     if not both:

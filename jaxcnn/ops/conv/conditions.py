@@ -67,11 +67,13 @@ def _is_stride1(shape: ConvShape) -> bool:
 
 def _is_pointwise(shape: ConvShape) -> bool:
     spec = shape.spec
+    # Padded pixels would be results of their own, which the product of all pixels does not have.
     no_padding = spec.padding == ((0, 0), (0, 0))
     return not spec.depthwise and spec.kernel_size == (1, 1) and no_padding
 
 
 def _has_single_channel(shape: ConvShape) -> bool:
+    # A depthwise convolution has as many groups as channels, which oneDNN computes rightly.
     return not shape.spec.depthwise and min(shape.channels, shape.features) == 1
 
 
@@ -88,6 +90,7 @@ def _is_dense_3x3(spec: ConvSpec, stride: int) -> bool:
 
 def _is_profitable(cost: Cost, batch: int, most_left: float, least_saved: float) -> bool:
     """Whether Winograd's algorithm saves enough multiplications."""
+    # Of one pair of channel and feature, as is `matrices`: both sides grow with C F alike.
     saved = batch * (cost.direct - cost.winograd)
     return cost.winograd <= most_left * cost.direct and saved >= least_saved * cost.matrices
 
@@ -105,6 +108,7 @@ def _is_winograd_forward(shape: ConvShape) -> bool:
 
 
 def _is_winograd_input_grad(shape: ConvShape) -> bool:
+    # Only with stride 1 is the gradient a convolution of the same kind (`ConvSpec.reversed`).
     if not _is_stride1(shape):
         return False
     return _is_winograd_forward(shape._replace(spec=shape.spec.reversed()))

@@ -63,11 +63,13 @@ def _transpose_jvp(ct: Any, x: Any, kernel: Any, dx: Any, d_kernel: Any, *, spec
 
 
 def _transpose_vjp(cts: Any, x: Any, kernel: Any, dy: Any, *, spec: ConvSpec) -> Any:
+    # Linear in dy: transposed, it takes tangents of both operands to the tangent of the result.
     tangents = map(ad.instantiate_zeros, cts)
     return [None, None, conv_jvp.bind(x, kernel, *tangents, spec=spec)]
 
 
 def _jvp(primals: Any, tangents: Any, *, spec: ConvSpec) -> Any:
+    # One operand is constant, as a network's images are: only one gradient will be asked for.
     if any(isinstance(tangent, ad.Zero) for tangent in tangents):
         return _jvp_of_one(primals, tangents, spec=spec)
     y = convolution.bind(*primals, spec=spec)
@@ -76,5 +78,6 @@ def _jvp(primals: Any, tangents: Any, *, spec: ConvSpec) -> Any:
 
 ad.primitive_transposes[conv_jvp] = _transpose_jvp
 ad.primitive_transposes[conv_vjp] = _transpose_vjp
+# The rule that `primitives` has given it goes on to serve a single tangent.
 _jvp_of_one = ad.primitive_jvps[convolution]
 ad.primitive_jvps[convolution] = _jvp

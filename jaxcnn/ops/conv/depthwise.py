@@ -13,6 +13,7 @@ def conv_forward(
     """The depthwise convolution of `[n, H, W, C]` with `[h, w, 1, C]`."""
     parts = shifted(x, (kernel.shape[0], kernel.shape[1]), strides, padding, output_size)
     weights = kernel.reshape(-1, kernel.shape[3])
+    # A chain of sums, not a sum over a new axis: XLA makes one elementwise loop of the chain.
     total = parts[0] * weights[0][None, None, None]
     for part, weight in zip(parts[1:], weights[1:], strict=True):
         total = total + part * weight[None, None, None]

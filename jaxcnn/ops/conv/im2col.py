@@ -13,6 +13,7 @@ def shifted(
     x: jax.Array, kernel_size: Pair, strides: Pair, padding: Pads, output_size: Pair
 ) -> list[jax.Array]:
     """For each kernel position, row by row, the pixels it meets: `[n, H', W', C]` each."""
+    # Behind, just what the last window reads: a stride may leave padding or pixels unread.
     config = [(0, 0, 0)] + [
         (low, (out - 1) * stride + k - n - low, 0)
         for n, k, stride, out, (low, _) in zip(

@@ -37,4 +37,5 @@ def conv_kernel_grad(
     x, dy = lax.optimization_barrier((x, dy))
     images = lax.optimization_barrier(x.transpose(3, 1, 2, 0))
     kernel = lax.optimization_barrier(dy.transpose(1, 2, 0, 3))
+    # [C, H, W, N] by [H', W', N, F] gives [C, h, w, F].
     return convolve(images, kernel, padding).transpose(1, 2, 0, 3)

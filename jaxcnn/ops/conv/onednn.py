@@ -41,6 +41,7 @@ def conv_forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
         `[N, H', W', F]`, of the dtype of `x`.
     """
     name = _plan(x.shape[0], x.shape[3], kernel.shape[3], spec).forward
+    # Rows `WITHOUT_ONEDNN` of the table lead to XLA's algorithms, here and in both gradients.
     if name in xla.FORWARD:
         return xla.conv_forward(x, kernel, spec)
     return FORWARD[name](x, kernel, spec)
@@ -109,6 +110,7 @@ def _direct(
     weights = kernel.astype(jnp.float32)
     images, padding = cropped(x.astype(jnp.float32), spec.padding)
     window = Window(spec.strides, padding, spec.output_size)
+    # Images go in cropped: padding here is never negative (see `spec.cropped`).
     groups = x.shape[3] if spec.depthwise else 1
     y = onednn_calls.convolution(
         images, weights, window, groups=groups, is_transposed=is_transposed
@@ -132,11 +134,14 @@ def _output_columns(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Arra
     The kernel holds a shifted copy for each of these columns, and its stride is their number.
     """
     features = kernel.shape[3]
+    # As many columns as fill a vector with their features. Copy v begins v columns later:
+    # [h, w + block - 1, C, block F] in the end.
     block = VECTOR // features
     copies = [jnp.pad(kernel, ((0, 0), (v, block - 1 - v), (0, 0), (0, 0))) for v in range(block)]
     height, width = spec.output_size
     columns = -(-width // block)
     images, (rows, (low, high)) = cropped(x.astype(jnp.float32), spec.padding)
+    # The last block is computed whole; its surplus columns are cut off.
     padding = (rows, (low, high + columns * block - width))
     window = Window((1, block), padding, (height, columns))
     weights = jnp.concatenate(copies, 3).astype(jnp.float32)
@@ -158,12 +163,14 @@ def _output_columns_input_grad(dy: jax.Array, kernel: jax.Array, spec: ConvSpec)
 
 
 def _reversed(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+    # The last two axes are exchanged by name, in oneDNN's description of the kernel, not in memory.
     flipped = jnp.flip(kernel, (0, 1))
     return _direct(dy, flipped, spec.reversed(), is_transposed=not spec.depthwise)
 
 
 def _phases(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     def convolve(dy: jax.Array, part: jax.Array, back: ConvSpec) -> jax.Array:
+        # From F channels of the gradient to C: `part` is still [h, w, C, F].
         name = select_phase(back, dy.shape[0], dy.shape[3], part.shape[2], "onednn")
         if name == "onednn.winograd":
             return _winograd(dy, part.swapaxes(2, 3), back)

@@ -52,6 +52,7 @@ def patches(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     size = height_width(dy)
 
     def of_chunk(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # [n, H', W', h w C], written to memory as a whole: oneDNN's call cannot compute it.
         rows = im2col.patches(x, kernel_size, spec.strides, padding, size)
         rows = lax.optimization_barrier(rows).reshape(-1, rows.shape[3])
         return onednn_calls.matmul_tn(rows, dy.reshape(-1, features))
@@ -72,9 +73,12 @@ def shifts(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     columns, above = dy.shape[2], height - 1
 
     def of_chunk(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # At position (i, j) the gradient is the sum over rows r of the padded images and columns s
+        # of dy of x[r, s + j] dy[r - i, s]^T: j shifts x alone, i dy alone.
         config = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
         padded = lax.pad(x, jnp.zeros((), x.dtype), config)
         rows = padded.shape[1]
+        # Rows of zeros above and below, as r - i leaves dy on both sides.
         framed = jnp.pad(dy, ((0, 0), (above, above), (0, 0), (0, 0)))
         across = _side_by_side([padded[:, :, j : j + columns] for j in range(width)])
         down = _side_by_side([framed[:, above - i : above - i + rows] for i in range(height)])
@@ -85,6 +89,7 @@ def shifts(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 
     row_bytes = 4 * columns * (width * channels + height * features)
     images = chunk_size(x.shape[0], (dy.shape[1] + above) * row_bytes)
+    # [w C, h F]: every shift of one meets every shift of the other.
     gradient = sum_chunks(of_chunk, (x, dy), images).reshape(width, channels, height, features)
     return gradient.transpose(2, 0, 1, 3)
 
@@ -106,9 +111,12 @@ def depthwise_as_conv(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     x, dy, padding = _float32(x, dy, spec)
     height, width, channels = dy.shape[1:]
     (stride, across), kernel_size = spec.strides, spec.kernel_size
+    # So many rows of dy for an image that, dilated, they are as tall as what the image's windows
+    # read: then row r of dy for image b begins at the pixel that it belongs to, in every image.
     rows = -(-((height - 1) * stride + kernel_size[0]) // stride)  # Of dy, for one image.
     columns = (width - 1) * across + kernel_size[1]
     (top, _), (left, _) = padding
+    # Negative where the stride leaves a rest: then the image is cropped.
     below, right = rows * stride - x.shape[1] - top, columns - x.shape[2] - left
 
     def of_chunk(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -124,6 +132,7 @@ def depthwise_as_conv(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
             Window((1, 1), ((0, behind), (0, 0)), (stride + behind, kernel_size[1]), spec.strides),
             groups=channels,
         )
+        # A stride larger than the kernel leaves positions that the kernel does not have.
         return gradient[0, : kernel_size[0], :, None]
 
     images = chunk_size(x.shape[0], 4 * rows * stride * columns * channels, CHUNK_BYTES // 2)

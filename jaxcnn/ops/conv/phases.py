@@ -30,11 +30,13 @@ def conv_input_grad(
     """
     stride_h, stride_w = spec.strides
     height, width = spec.input_size
+    # All phases are computed of one size, to be interleaved; what lies beyond the image is cut off.
     rows, columns = -(-height // stride_h), -(-width // stride_w)
     grid = [
         [_phase(convolve, dy, kernel, spec, (a, b), (rows, columns)) for b in range(stride_w)]
         for a in range(stride_h)
     ]
+    # [N, rows, stride_h, columns, stride_w, C], the order of pixels.
     interleaved = jnp.stack([jnp.stack(row, 3) for row in grid], 2)
     whole = interleaved.reshape(
         dy.shape[0], rows * stride_h, columns * stride_w, _channels(kernel, spec)
@@ -69,9 +71,12 @@ def _phase(
         spec.padding,
         strict=True,
     ):
+        # The first kernel position that meets the phase; every `stride`th after it does.
         start = (begin + low) % stride
         shift = (begin + low - start) // stride
         taps = len(range(start, kernel_taps, stride))
+        # Flipped, the part reads dy from row r + shift - (taps - 1) on; behind, as many rows as
+        # give n results. Either may be negative, and crop rows that this phase has not met.
         before = taps - 1 - shift
         first.append(start)
         padding.append((before, n + taps - 1 - out - before))

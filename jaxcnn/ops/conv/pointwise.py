@@ -31,6 +31,7 @@ def conv_input_grad(
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
     rows = dy.reshape(-1, dy.shape[3]).astype(dtype)
     dx = matmul(rows, kernel[0, 0].astype(dtype).T).reshape(*dy.shape[:3], -1)
+    # Zeros between and behind, for the pixels that no window has read.
     config = [(0, 0, 0)]
     for n, out, stride in zip(spec.input_size, spec.output_size, spec.strides, strict=True):
         config.append((0, n - (out - 1) * stride - 1, stride - 1))

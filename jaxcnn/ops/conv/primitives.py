@@ -48,10 +48,13 @@ def _define(
 
     @functools.cache
     def compiled(spec: ConvSpec) -> Callable[..., jax.Array]:
+        # For calls outside of `jit`, which are compiled too, once for each description.
         return jax.jit(lambda a, b: primitive.bind(a, b, spec=spec))
 
     def batch(operands: Any, axes: Any, *, spec: ConvSpec) -> Any:
         mapped = tuple(axis is not None for axis in axes)
+        # Only what leads with the batch is mapped: its images join the others in one larger batch.
+        # Where both operands lead with it, the result is a sum, which would add up the members.
         if mapped == batched and not all(batched):
             joined = []
             for operand, axis in zip(operands, axes, strict=True):
@@ -62,6 +65,8 @@ def _define(
                 joined.append(operand)
             out = primitive.bind(*joined, spec=spec)
             return out.reshape(count, -1, *out.shape[1:]), 0
+        # Members cannot share one call: on the CPU a loop gives each of them the fast algorithm,
+        # elsewhere JAX batches the stock one.
         out = cpu_or_stock(
             lambda a, b: _one_by_one(functools.partial(primitive.bind, spec=spec), a, b, axes),
             jax.vmap(lambda a, b: elsewhere(a, b, spec), axes),
@@ -84,6 +89,7 @@ def _lowering(
     """Returns the lowering rule that chooses among three functions; see `_define`."""
 
     def lower(ctx: Any, *operands: Any, spec: ConvSpec) -> Any:
+        # Known here for the first time: while tracing there are no devices and no export yet.
         shards = shards_of(ctx)
         called = may_call_onednn(ctx)
 
@@ -129,6 +135,7 @@ def may_call_onednn(ctx: Any) -> bool:
 def shards_of(ctx: Any) -> int:
     """Devices over which the batch may be sharded by XLA in the program being lowered."""
     axes = ctx.module_context.axis_context
+    # Under `jit`: XLA may divide the batch among all devices of the program.
     if hasattr(axes, "num_devices"):
         return axes.num_devices or 1
     if hasattr(axes, "mesh"):  # Inside `shard_map`: what is manual is one shard already.
@@ -163,6 +170,8 @@ conv_kernel_grad = _define(
 )
 
 # Operands: convolution (x, kernel), conv_input_grad (dy, kernel), conv_kernel_grad (x, dy).
+# <ct, conv(x, kernel)> is linear in each of the three; the derivative by one of them, given the
+# other two, is one of the three primitives. So the rules lead from each to the other two.
 ad.defbilinear(
     convolution,
     lambda ct, x, kernel, spec: conv_input_grad.bind(ct, kernel, spec=spec),
@@ -211,6 +220,7 @@ def define_composite(
         return abstract(*operands, spec)
 
     def jvp(primals: Any, tangents: Any, *, spec: ConvSpec) -> Any:
+        # `jax.jvp` takes no symbolic zeros.
         tangents = tuple(map(ad.instantiate_zeros, tangents))
         return jax.jvp(of(spec), tuple(primals), tangents)
 

@@ -24,6 +24,7 @@ def conv_forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def conv_input_grad(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     """The gradient of `conv_forward` with respect to the images, `[N, H, W, C]`."""
+    # Transposed by JAX, so this is the gradient of the stock operation, not one written here.
     x = jax.typeof(dy).update(shape=input_shape(dy.shape, kernel.shape, spec))
     return jax.linear_transpose(lambda x: conv_forward(x, kernel, spec), x)(dy)[0]
 

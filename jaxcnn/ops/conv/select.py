@@ -85,6 +85,8 @@ _PHASES_WHY = (
     "a stride dilates the output's gradient with zeros; one convolution per phase has none"
 )
 
+# The order counts: exceptions come first, and ALWAYS last, so that a row is always found. A faster
+# algorithm for a shape is a row above the present one.
 TABLE: dict[Backend, dict[str, tuple[Row, ...]]] = {
     "xla": {
         "forward": _FORWARD_XLA,
@@ -103,6 +105,7 @@ TABLE: dict[Backend, dict[str, tuple[Row, ...]]] = {
             Row("xla.pointwise", when.POINTWISE, "one matrix product, zeros between its pixels"),
             Row("xla.phases", when.ALWAYS, _PHASES_WHY),
         ),
+        # A phase is a forward convolution of the output's gradient, by a part of the kernel.
         "input_grad_phase": _FORWARD_XLA,
         "kernel_grad": (
             Row("xla.depthwise", when.DEPTHWISE, "one sum of products for each kernel position"),
@@ -270,6 +273,7 @@ def select_phase(spec: ConvSpec, batch: int, channels: int, features: int, backe
 
 
 def _choose(operation: str, shape: ConvShape, backend: Backend) -> str:
+    # Per operation: a layer may run its three convolutions by three algorithms.
     row = next(row for row in TABLE[backend][operation] if row.when.holds(shape))
     if row.algorithm == WITHOUT_ONEDNN:
         return _choose(operation, shape, "xla")

@@ -93,6 +93,7 @@ def conv_vjp(
 
 
 def _plan(batch: int, channels: int, features: int, spec: ConvSpec, shards: int) -> Plan:
+    # Per device: a small share of a batch may not pay for transforming the kernel.
     return select(spec, max(1, batch // shards), channels, features, "xla")
 
 
@@ -135,6 +136,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int) -> 
 
 
 def _images_in_depthwise_chunk(x: jax.Array, shards: int) -> int:
+    # Images and results.
     return chunk_size(max(1, x.shape[0] // shards), 2 * x[0].size * _compute_dtype(x).itemsize)
 
 
@@ -152,6 +154,7 @@ def _winograd(x: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int) -> j
 def _column_packing(x: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int) -> jax.Array:
     packing = ColumnPacking(spec)
     images, packed_kernel = packing.pack_images(x), packing.pack_kernel(kernel)
+    # The table is asked again: packed, the convolution has other channels and features.
     return packing.unpack_output(conv_forward(images, packed_kernel, packing.spec, shards))
 
 
@@ -180,6 +183,7 @@ def _phases(dy: jax.Array, kernel: jax.Array, spec: ConvSpec, shards: int) -> ja
     batch = max(1, dy.shape[0] // shards)
 
     def convolve(dy: jax.Array, part: jax.Array, back: ConvSpec) -> jax.Array:
+        # A convolution from the F features of the gradient to the C channels of the images.
         part = _from_outputs_to_inputs(part, back)
         name = select_phase(back, batch, dy.shape[3], part.shape[3], "xla")
         return FORWARD[name](dy, part, back, shards)
@@ -231,6 +235,7 @@ def _as_conv(x: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int) -> jax.Ar
 
 
 def _as_conv_reversed(x: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int) -> jax.Array:
+    # The kernel's gradient of the convolution of dy: [h, w, F, C], flipped as its kernel is.
     flipped = _as_conv(dy, x, spec.reversed(), shards)
     return jnp.flip(flipped, (0, 1)).swapaxes(2, 3)
 

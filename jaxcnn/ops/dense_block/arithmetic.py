@@ -75,6 +75,7 @@ class Norm(NamedTuple):
     def create(cls, params: dict[str, jax.Array], moments: Moments, epsilon: float) -> "Norm":
         """From `scale` and `bias` and the moments of the batch."""
         r = lax.rsqrt(moments.var + epsilon)
+        # a x + b with b = bias - mean a takes one product and one sum for each number.
         a = params["scale"].astype(r.dtype) * r
         return cls(a, params["bias"].astype(r.dtype) - moments.mean * a, r, moments.mean)
 
@@ -121,6 +122,7 @@ class View(NamedTuple):
 
     def take(self, start: Any, images: int, channels: int) -> jax.Array:
         """Some images of each device, `[S, images * H * W, channels]`, in a wide dtype."""
+        # The axis S is taken whole: every device reads and writes its own images at the same place.
         *shards, _, height, width, _ = self.array.shape
         sizes = (*shards, images, height, width, channels)
         part = lax.dynamic_slice(self.array, self._begin(start), sizes)
@@ -144,6 +146,8 @@ class View(NamedTuple):
 
 def scan_batch(body: Callable[[Any, Any, int], Any], carry: Any, images: int, size: int) -> Any:
     """`carry = body(carry, start, n)` over all images, `size` at a time; the rest come last."""
+    # The body is compiled once for the loop and once for the rest; one turn alone needs no loop.
+    # The order of the images is the same every time, and with it the rounding of sums.
     count, rest = divmod(images, size)
     if count > 1:
         starts = size * jnp.arange(count)
@@ -175,12 +179,14 @@ def outer(x: jax.Array, y: jax.Array, by_onednn: bool = False) -> jax.Array:
     """The sum over pixels of x y^T, each device alone: `[S, C, F]`; by oneDNN `[C, F]`, float32."""
     if by_onednn:
         return onednn_calls.matmul_tn(x, y)
+    # S is a batch axis of the product: a device keeps its own sums until `over_shards`.
     shards = tuple(range(x.ndim - 2))
     return lax.dot_general(x, y, (((x.ndim - 2,), (x.ndim - 2,)), (shards, shards)))
 
 
 def flat_kernel(kernel: jax.Array, dtype: Any) -> jax.Array:
     """`[3, 3, C, k]` as `[C, 9 k]`."""
+    # Columns by position, row by row, k for each, as `shifted_sum` and `patches` have them.
     return kernel.astype(dtype).transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
 
 
@@ -194,14 +200,18 @@ def shifted_sum(products: jax.Array, size: tuple[int, int], k: int) -> jax.Array
     """Adds up what each kernel position gives, columns 0 to 9 k of `[S, P, *]`: `[S, P, k]`."""
     *lead, columns = products.shape
     grid = products.reshape(-1, *size, columns)
+    # y[q] = sum over positions p of h[q + p] W_p: every pixel has been multiplied by all W_p, and
+    # what W_p gives is now moved by -p.
     total = None
     for position in range(9):
         down, right = position // 3 - 1, position % 3 - 1
+        # Negative padding crops what leaves the image, and zeros come in on the other side.
         config = ((0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0))
         part = lax.pad(
             grid[..., position * k : (position + 1) * k], jnp.zeros((), grid.dtype), config
         )
         total = part if total is None else total + part
+    # Three read it, to store it and for two sums; each might add up the nine parts for itself.
     return lax.optimization_barrier(total).reshape(*lead, k)
 
 
@@ -209,6 +219,7 @@ def patches(pixels: jax.Array, size: tuple[int, int]) -> jax.Array:
     """The transpose of `shifted_sum`: `[S, P, k]` to `[S, P, 9 k]`."""
     *lead, k = pixels.shape
     height, width = size
+    # The transpose moves by +p: position i - 1 reads at 1 - i, in the padded grid 2 - i.
     grid = jnp.pad(pixels.reshape(-1, height, width, k), ((0, 0), (1, 1), (1, 1), (0, 0)))
     # Columns, then rows: six copies, not nine.
     grid = lax.optimization_barrier(grid)

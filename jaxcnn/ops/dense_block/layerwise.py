@@ -69,6 +69,7 @@ def backward(
     gradients: list[Layer] = []
     for number, layer in reversed(list(enumerate(weights))):
         channels = features.shape[3] - layer["conv2"]["kernel"].shape[3]
+        # What the layer read, and the gradient of what it wrote behind that.
         features = features[..., :channels]
         gradient, dy = gradient[..., :channels], gradient[..., channels:]
         known, found = saved.features.first(channels), {}
@@ -76,6 +77,7 @@ def backward(
             dx, found["norm2"], found["conv2"] = _gradients(dy, features, layer, 2, known, epsilon)
         else:
             inputs, inner = saved.bottlenecks[number], Moments(*(a[number] for a in saved.inner))
+            # Back through the 3x3 convolution, then through the bottleneck before it.
             dz, found["norm2"], found["conv2"] = _gradients(dy, inputs, layer, 2, inner, epsilon)
             dx, found["norm1"], found["conv1"] = _gradients(dz, features, layer, 1, known, epsilon)
         gradient = gradient + dx
@@ -112,12 +114,14 @@ def _gradients(
     """
     norm, kernel = layer[f"norm{number}"], layer[f"conv{number}"]["kernel"]
     spec = _conv_spec(x, kernel)
+    # Not saved by the forward pass: all layers' together grow with the square of the depth.
     images = _norm_relu(x, norm, moments, epsilon)
     d_images = reference.conv_input_grad(dy, kernel.astype(x.dtype), spec)
     d_kernel = reference.conv_kernel_grad(images, dy, spec).astype(kernel.dtype)
     scale, bias = _in_dtype_of(moments, norm)
     affine = norms.affine_of(scale, bias, *moments, epsilon)
     sums = norms.plain_grad_sums(d_images, x, moments.mean, affine)
+    # All three terms at once; the passes for the CPU defer two of them.
     dx, d_scale, d_bias = norms.norm_grads(
         d_images, x, scale, bias, *moments, epsilon, affine, sums
     )

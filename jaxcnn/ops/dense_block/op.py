@@ -82,6 +82,7 @@ def _block_forward(x: jax.Array, weights: Weights, epsilon: float) -> Any:
 
 
 def _block_backward(epsilon: float, residuals: Any, gradients: Any) -> Any:
+    # The gradients of what was saved are left out: `dense_block` lets none flow there.
     return _backward((*residuals, gradients[0]), epsilon)
 
 
@@ -115,6 +116,7 @@ def _define(
         return [leaves[0].update(shape=r.shape, dtype=r.dtype, weak_type=False) for r in results]
 
     def lower_for_cpu(ctx: Any, *leaves: Any, tree: Any, epsilon: float) -> Any:
+        # oneDNN computes in float32; what is float64, in tests of exactness, must not lose digits.
         is_float32 = all(wide(aval.dtype) == jnp.float32 for aval in ctx.avals_in)
         function = functools.partial(
             call,
@@ -144,6 +146,7 @@ def _define(
 
     primitive.def_impl(lambda *leaves, **static: compiled(**static)(*leaves))
     primitive.def_abstract_eval(abstract)
+    # The first rule is for every platform that has none of its own.
     mlir.register_lowering(primitive, lower)
     mlir.register_lowering(primitive, lower_for_cpu, platform="cpu")
     batching.primitive_batchers[primitive] = batch

@@ -56,12 +56,15 @@ class LayerGroup(NamedTuple):
             named = {**layer, "conv2": flat_kernel(layer["conv2"]["kernel"], dtype)}
             if "conv1" in layer:
                 named["conv1"] = layer["conv1"]["kernel"][0, 0].astype(dtype)
+            # Only the convolution that reads the features differs in width from layer to layer.
             first = "1" if "conv1" in layer else "2"
             for name in (f"norm{first}", f"conv{first}"):
                 named[name] = jax.tree.map(padded, named[name])
             return named
 
         def padded(array: jax.Array) -> jax.Array:
+            # With scale, bias and kernel zero, channels that a layer does not have add nothing, and
+            # get no gradient: they may hold whatever the array holds there, if it is finite.
             missing = channels - array.shape[0]
             return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
 
@@ -75,6 +78,7 @@ def layer_groups(channels: int, weights: Weights) -> Iterator[LayerGroup]:
     begin = 0
     while begin < len(weights):
         most = int(widest * (channels + begin * k))
+        # Each layer reads k channels more than the one before, the group's last at most `most`.
         end = min(len(weights), begin + (most - channels - begin * k) // k + 1)
         yield LayerGroup(weights[begin:end], jnp.arange(begin, end), channels + (end - 1) * k)
         begin = end
@@ -90,7 +94,9 @@ def forward(
     images = split.shape[-4]
     pixels = split.reshape(*split.shape[:-4], -1, channels).astype(wide(x.dtype))
     known = moments(pixel_sums(pixels), pixel_sums(pixels, pixels), x.size // channels)
+    # Padded layers also read moments of channels that are still to come: zeros, which are finite.
     known = Moments(*(jnp.pad(array, (0, count * k)) for array in known))
+    # The array of the whole block from the start: layers write into it, nothing is concatenated.
     features = lax.pad(
         split, jnp.zeros((), x.dtype), [(0, 0, 0)] * (split.ndim - 1) + [(0, count * k, 0)]
     )
@@ -103,7 +109,9 @@ def forward(
     def layer(carry: Any, turn: Any) -> Any:
         features, known, bottlenecks = carry
         layer, number = turn
+        # `number` is traced, so that one compiled body serves all layers of a group.
         at = channels + number * k
+        # None for `Stage`: without a bottleneck a layer reads from the array that it writes to.
         source, inner = None, known
         if bottlenecks is not None:
             source = View(bottlenecks, number * images)
@@ -112,12 +120,14 @@ def forward(
             source = source.of(bottlenecks)
         stage = _stage(layer, 2, inner, epsilon, images, by_onednn)
         features, added = stage.forward(source, View(features, channel=at))
+        # Every later layer normalizes these channels by the same moments, so they are taken once.
         known = Moments(
             *(lax.dynamic_update_slice(*pair, (at,)) for pair in zip(known, added, strict=True))
         )
         return (features, known, bottlenecks), None if bottlenecks is None else inner
 
     carry, found = (features, known, bottlenecks), []
+    # Loop after loop; features, moments and bottlenecks go on from one to the next.
     for group in layer_groups(channels, weights):
         carry, inner = lax.scan(
             layer, carry, (group.stacked(known.mean.dtype, group.channels), group.numbers)
@@ -127,6 +137,7 @@ def forward(
     inner = None
     if bottlenecks is not None:
         inner = jax.tree.map(lambda *each: jnp.concatenate(each), *found)
+        # As `layerwise` has them: what a primitive returns must not depend on the platform.
         bottlenecks = _layers_first(bottlenecks, count, images)
     return features.reshape(*x.shape[:3], -1), Saved(known, bottlenecks, inner)
 
@@ -168,12 +179,15 @@ def backward(
     dz = None
     if bottlenecks is not None:
         bottlenecks = _images_first(bottlenecks, images)
+        # One array for all layers: each writes the gradient of its bottleneck over the last one's.
         dz = jnp.zeros((*values.shape[:-1], bottlenecks.shape[-1]), features.dtype)
 
     def layer(carry: Any, turn: Any) -> Any:
         into, dz, deferred = carry
         layer, number, inner = turn
         at = channels + number * k
+        # Layers run from last to first, so all readers of the channels that this one has made have
+        # left their part, and it can be added in full.
         own = DeferredGrad(*(lax.dynamic_slice(array, (at,), (k,)) for array in deferred))
         own_mean = lax.dynamic_slice(mean, (at,), (k,))
         output = Output(View(values, channel=at), None, own, own_mean)
@@ -182,6 +196,7 @@ def backward(
             into, spatial, left = stage.gradient(output, View(values), into, True)
             return (into, dz, deferred.add(left)), (spatial,)
         z = View(bottlenecks, number * images)
+        # What this stage leaves is used up below: nothing else reads the bottleneck's output.
         stage = _stage(layer, 2, inner, epsilon, images, by_onednn)
         output = output._replace(gradient=output.values.of(into))
         dz, spatial, left = stage.gradient(output, z, dz, False)
@@ -194,14 +209,17 @@ def backward(
     gradients: list[dict[str, dict[str, jax.Array]]] = []
     for group in reversed(list(layer_groups(channels, weights))):
         inner = jax.tree.map(lambda array, n=group.numbers: array[n], saved.inner)
+        # Whole vectors, which oneDNN prefers (see VECTOR), but no channel beyond the array.
         width = min(values.shape[-1], VECTOR * -(-group.channels // VECTOR))
         turns = (group.stacked(mean.dtype, width), group.numbers, inner)
         carry, found = lax.scan(layer, carry, turns, reverse=True)
+        # Loops come last to first; within one, `scan` returns each turn's results at its own place.
         gradients = [
             _named(jax.tree.map(lambda array, i=i: array[i], found), weights)
             for i, weights in enumerate(group.layers)
         ] + gradients
     into, _, deferred = carry
+    # No layer has made the block's input, so nobody has yet added what was deferred for it.
     pixels = values[..., :channels].astype(mean.dtype)
     constant, factor, centre = (along(pixels, array[:channels]) for array in (*deferred, mean))
     dx = (into[..., :channels] + constant + factor * (pixels - centre)).astype(into.dtype)
@@ -217,6 +235,7 @@ def backward_shapes(features: Any, saved: Saved, weights: Weights, gradient: Any
 
 def _split(array: jax.Array, shards: int) -> jax.Array:
     """`[B, ...]` as `[S, B / S, ...]`; a batch that S does not divide is on every device."""
+    # `shards` counts the devices of the program, whether or not this batch is divided among them.
     if shards == 1 or array.shape[0] % shards:
         return array
     return array.reshape(shards, -1, *array.shape[1:])
@@ -255,9 +274,11 @@ def _named(
 ) -> dict[str, dict[str, jax.Array]]:
     """A layer's gradients under the names, and in the shapes and dtypes, of its weights."""
     named = {}
+    # Without a bottleneck there is the 3x3 convolution alone.
     for number, (kernel, scale, bias) in zip((2, 1), found, strict=False):
         like = layer[f"conv{number}"]["kernel"]
         c = like.shape[2]
+        # Without the channels that `LayerGroup.stacked` has added.
         kernel = kernel[:c]
         kernel = square_kernel(kernel, like) if number == 2 else kernel.reshape(like.shape)
         named[f"norm{number}"] = {"scale": scale[:c], "bias": bias[:c]}

@@ -79,19 +79,23 @@ class Stage(NamedTuple):
         The input is read from `source`, or from the first channels of `target` where that is None.
         """
         *shards, _, height, width, _ = target.array.shape
+        # Columns of zeros up to whole vectors (see VECTOR); `shifted_sum` reads the first 9 F.
         missing = -self.kernel.shape[1] % VECTOR if self.by_onednn and self.is_spatial else 0
         kernel = jnp.pad(self.kernel, ((0, 0), (0, missing)))
 
         def body(carry: Any, start: Any, n: int) -> Any:
             array, sums, squares = carry
+            # From the carry: reading the array before the loop would forbid writing in place.
             x = (source or View(array)).take(start, n, self.channels)
             y = product(self.norm.relu(x), kernel, self.by_onednn)
             if self.is_spatial:
                 y = shifted_sum(y, (height, width), self.features)
+            # Rounded as it is stored, so the moments are those of what later layers read.
             y = y.astype(array.dtype).astype(y.dtype)
             return target.of(array).put(y, start), sums + pixel_sums(y), squares + pixel_sums(y, y)
 
         zeros = jnp.zeros((*shards, self.features), self.kernel.dtype)
+        # For each pixel C numbers after norm and ReLU, and F or 9 F products.
         size = images_in_chunk(target.array, self.images, sum(self.kernel.shape))
         array, sums, squares = scan_batch(body, (target.array, zeros, zeros), self.images, size)
         return array, moments(sums, squares, self._pixels(target.array))
@@ -117,19 +121,25 @@ class Stage(NamedTuple):
 
         def body(carry: Any, start: Any, n: int) -> Any:
             into, kernel, biases, scales = carry
+            # None for a feature: later layers have added its gradient up in `into`, at its place.
             dy = (given or values.of(into)).take(start, n, self.features)
             y = values.take(start, n, self.features)
+            # The deferred terms of all who read this output. Now its gradient is whole.
             dy = (
                 dy + along(y, deferred.constant) + along(y, deferred.factor) * (y - along(y, means))
             )
+            # [S, P, 9 F] for both products below, in place of patches of h, with C channels.
             if self.is_spatial:
                 dy = patches(dy, (height, width))
             else:
                 dy = lax.optimization_barrier(dy)
             x = lax.optimization_barrier(source.take(start, n, self.channels))
+            # Computed again: kept for all layers, h would take memory with the square of the depth.
             h = self.norm.relu(x)
             dh = lax.optimization_barrier(product(dy, transposed, self.by_onednn))
+            # Of dh where ReLU lets it through, like dx.
             bias, scale = self._norm_sums(dh, x, (*shards, n, height, width, self.channels))
+            # The first term of the norm's gradient; the others, `left`, need sums over all images.
             dx = jnp.where(self.norm.apply(x) > 0, along(x, self.norm.a) * dh, 0)
             if is_added:
                 dx = View(into).take(start, n, self.channels) + dx
@@ -137,6 +147,7 @@ class Stage(NamedTuple):
             dx = lax.optimization_barrier(dx)
             return (
                 View(into).put(dx, start),
+                # [9 F, C] or [F, C], transposed when all images are added up.
                 kernel + outer(dy, h, self.by_onednn),
                 biases + bias,
                 scales + scale,
@@ -151,6 +162,8 @@ class Stage(NamedTuple):
             images_in_chunk(values.array, self.images, chunk_channels),
         )
         bias, scale = over_shards(biases, 1), over_shards(scales, 1) * self.norm.r
+        # With n pixels: dx = a dh - a / n [sum dh + (x - mean) r^2 sum (dh (x - mean))], and
+        # `scale` is already r times the last sum.
         factor = -self.norm.a / self._pixels(values.array)
         left = DeferredGrad(factor * bias, factor * self.norm.r * scale)
         return into, (over_shards(kernel, 2).T, scale, bias), left
@@ -162,6 +175,7 @@ class Stage(NamedTuple):
             norm = self.norm
             return norms.grad_sums(dh, Chunk.of(x), norm.mean, (norm.a, norm.b))
 
+        # `[n, H, W, C]` is what `grad_sums` takes; S, if there is one, is mapped over.
         function = of_device if len(shape) == 4 else jax.vmap(of_device)
         return function(dh.reshape(shape), x.reshape(shape))
 
@@ -173,6 +187,7 @@ class Stage(NamedTuple):
 
 def moments(sums: jax.Array, squares: jax.Array, count: int) -> Moments:
     """Mean and variance from each device's sums of values and squares, `[S, C]`."""
+    # E[y^2] - E[y]^2, from sums of a single pass; rounding may leave less than zero.
     mean = over_shards(sums, 1) / count
     return Moments(mean, jnp.maximum(over_shards(squares, 1) / count - jnp.square(mean), 0))
 

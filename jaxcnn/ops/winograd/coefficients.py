@@ -39,10 +39,12 @@ import numpy as np
 
 # Where F(m, 3) evaluates its polynomials; infinity stands for the highest coefficient. For m = 4
 # the textbook's 0, 1, -1, 2, -2 leave twice the error (Barabasz et al., arXiv:1803.10986, say why).
+# Closed under p -> 1 / p, so `f_m_3_flipped` has the same points in another order.
 POINTS = {
     2: (0.0, 1.0, -1.0, math.inf),
     4: (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5), math.inf),
 }
+# Beside 0 and infinity three are left, so one of them, 2, stands without its negative.
 _F_4_2_POINTS = (0.0, 1.0, -1.0, 2.0, math.inf)
 
 
@@ -91,7 +93,11 @@ def _toom_cook(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A^T, G and B^T of F(m, r)."""
 
+    # E_n: the values of a polynomial of n coefficients at all points. A product of two is known
+    # from its values, V = E_P being invertible: its coefficients are V^-1 [(E_r g) * (E_m a)]. This
+    # is linear in a, and its transpose is the convolution: y = E_m^T [(E_r g) * (V^-T d)].
     def evaluation(coefficients: int) -> np.ndarray:
+        # At infinity the highest power outgrows the others: its coefficient stands for the value.
         last = [0.0] * (coefficients - 1) + [1.0]
         return np.array(
             [last if p == math.inf else [p**k for k in range(coefficients)] for p in points]
@@ -114,8 +120,10 @@ def f_m_3_flipped(m: int) -> Scheme:
     Flipped, a polynomial of 3 coefficients has at 1 / p the value that it had at p, over p^2; at 0
     that at infinity. So only the points of the other two matrices have to change.
     """
+    # 0 and infinity change places.
     inverses = [0.0 if p == math.inf else 1 / p if p else math.inf for p in POINTS[m]]
     at, _, bt = _toom_cook(inverses, m, 3)
+    # Flipped taps have at q = 1 / p the value q^2 g(p). As G gives g(p), the factor goes into A^T.
     factors = [1.0 if p in (0, math.inf) else p**2 for p in inverses]
     return Scheme(at * factors, f_m_3(m).g, bt, step=m)
 

@@ -56,6 +56,8 @@ def _multiplications(output_size: Pair, scheme: Scheme) -> int:
 
 def _scheme(output_size: Pair) -> Scheme:
     """The scheme with the fewest multiplications for outputs of this size."""
+    # F(4) takes fewer for each output, but where 4 does not divide the size it also computes
+    # outputs that are cut off: for 2 x 2 outputs F(2) takes 16, F(4) 36.
     schemes = map(coefficients.f_m_3, coefficients.POINTS)
     return min(schemes, key=lambda scheme: _multiplications(output_size, scheme))
 
@@ -102,6 +104,8 @@ def conv_input_grad(
     Returns:
         `[N, H, W, C]`, of the dtype of `dy`.
     """
+    # The gradient is a convolution by the flipped kernel. The scheme flips, so that G, and with it
+    # the transformed kernel, can be that of the forward pass.
     back = spec.reversed()
     scheme = coefficients.f_m_3_flipped(_scheme(back.output_size).outputs)
     transformed, matmul = _transformed_for_input_grad(kernel, scheme, matmuls)
@@ -122,6 +126,7 @@ def _transformed_for_input_grad(
     transformed again with channels and features exchanged, and plain products are faster.
     """
     channels, features = kernel.shape[2:]
+    # By `nt` [P^2, C, F] as it is; by `nn` [P^2, F, C].
     if 4 * scheme.points**2 * channels * features > _CHUNK_BYTES:
         return _transformed(kernel, scheme), matmuls.nt
     return _transformed(kernel.swapaxes(2, 3), scheme), matmuls.nn
@@ -145,10 +150,13 @@ def _convolve(
     def of_chunk(chunk: Chunk) -> jax.Array:
         if norm is not None:
             chunk = chunk._replace(function=norm.of)
+        # [n, H, W, C] to [P^2, T, C]; what pads the images stays zero, as the norm comes first.
         points = transforms.transform_input(chunk, (top, left), size, scheme, transformed.dtype)
+        # All points as one batch of products: [P^2, T, C] x [P^2, C, F].
         products = matmul(points, transformed)
         return transforms.transform_output(products, chunk.images, size, scheme).astype(x.dtype)
 
+    # Each device walks through its own images. `lazy`: the transforms slice them, see `Chunk`.
     images = _images_in_chunk(x.shape[0] // shards, size, scheme, *transformed.shape[1:])
     return map_chunks(of_chunk, (x,), images, shards, lazy=True)
 
@@ -172,6 +180,9 @@ def conv_kernel_grad(
     scheme = _scheme(size)
     x, ((top, _), (left, _)) = cropped(x, spec.padding)
 
+    # y = A^T [(G g G^T) * (B^T d B)] A is linear in g. Its transpose, with the products in brackets
+    # summed over all tiles: dg = G^T [(B^T d B) * (A dy A^T)] G. `tn` sums over the tiles of a
+    # chunk, [P^2, T, C] and [P^2, T, F] to [P^2, C, F]; G is applied to the sum of all chunks.
     def of_chunk(x: Chunk, dy: Chunk) -> jax.Array:
         input_points = transforms.transform_input(x, (top, left), size, scheme, dtype)
         output_points = transforms.transform_output_grad(dy, scheme, dtype)
@@ -217,12 +228,17 @@ def conv_vjp(
     transformed, matmul = _transformed_for_input_grad(kernel, scheme, matmuls)
     x, dy, transformed = lax.optimization_barrier((x, dy, transformed))
 
+    # With g the kernel, <dy, conv(x, g)> = <x, back(dy, g)>: by g either side has the same
+    # derivative, the kernel's gradient. On the right dy takes the place of d and x that of the
+    # output's gradient. The scheme has flipped, so G gives the kernel's gradient in its own order.
     def of_chunk(x: Chunk, dy: Chunk) -> tuple[jax.Array, Any]:
         dy_points = transforms.transform_input(dy, (top, left), size, scheme, dtype)
         products = matmul(dy_points, transformed)
         dx = transforms.transform_output(products, dy.images, size, scheme).astype(dy.array.dtype)
+        # The convolution has read the norm's result; the norm's own sums need its input.
         images = x if norm is None else x._replace(function=norm.of)
         x_points = transforms.transform_output_grad(images, scheme, dtype)
+        # While the chunk is in the cache: later, both arrays would have to be read again.
         sums = None if norm is None else grad_sums(dx, x, norm.mean, norm.affine)
         return dx, (matmuls.tn(x_points, dy_points), sums)
 
@@ -233,6 +249,7 @@ def conv_vjp(
 
 
 def _images_in_chunk(batch: int, size: Pair, scheme: Scheme, channels: int, features: int) -> int:
+    # 4 bytes a number: float64 is for tests of exactness, not of speed.
     kernel_bytes = 4 * scheme.points**2 * channels * features
     image_bytes = 4 * _multiplications(size, scheme) * max(channels, features)
     return chunk_size(max(1, batch), image_bytes, max(_CHUNK_BYTES, kernel_bytes))

@@ -34,11 +34,14 @@ def cost(output_size: Pair) -> Cost:
 
 def _multiplications(size: Pair) -> int:
     points, counts = coefficients.f_4_2().points, _tile_counts(size)
+    # Along an axis, the products of its outer taps and, one for each output, of its inner tap. Each
+    # of the four groups has one of the two along the height and one of the two along the width.
     down, across = (points * count + n for n, count in zip(size, counts, strict=True))
     return down * across
 
 
 def _matrices() -> int:
+    # (5 + 1)^2 = 25 + 5 + 5 + 1.
     return (coefficients.f_4_2().points + 1) ** 2
 
 
@@ -61,17 +64,21 @@ class _Taps(NamedTuple):
 
     def inner(self, x: Chunk, axis: int) -> jax.Array:
         """The pixels along an axis that inner taps meet."""
+        # Tap 1 of output o meets pixel 2 o + 1 of the padded image.
         size, low = self.size[axis - 1], self.lows[axis - 1]
         return transforms.entries(x, axis, 2, size, low, (1,), self.dtype)[0]
 
     def outer(self, x: Chunk, axis: int) -> list[jax.Array]:
         """For each tile along an axis the pixels that outer taps meet."""
+        # Taps 0 and 2 of output o meet pixels 2 o and 2 o + 2: a tile of four outputs reads every
+        # other pixel, five of them, and the next tile begins eight pixels on.
         scheme, count, low = coefficients.f_4_2(), self.counts[axis - 1], self.lows[axis - 1]
         step, places = 2 * scheme.outputs, range(0, 2 * scheme.points, 2)
         return transforms.entries(x, axis, step, count, low, places, self.dtype)
 
     def outputs(self, dy: Chunk, axis: int) -> list[jax.Array]:
         """For each tile along an axis its outputs."""
+        # Zeros behind the last output, so that what a last tile reads beyond it adds nothing.
         outputs, count = coefficients.f_4_2().outputs, self.counts[axis - 1]
         return transforms.entries(dy, axis, outputs, count, 0, range(outputs), self.dtype)
 
@@ -89,6 +96,8 @@ class _Taps(NamedTuple):
         def split(x: Chunk) -> list[jax.Array]:
             return [self.inner(Chunk.of(pixels), other) for pixels in self.outer(x, axis)]
 
+        # B^T d and A dy, for axis 1 [5, n, tiles, W', C] and [5, n, tiles, W', F]: their products,
+        # summed over all axes between, are the gradient but for G^T (see `stride1`).
         a = transforms.combine(scheme.bt, split, x, 0)
         b = transforms.combine(scheme.at.T, lambda dy: self.outputs(dy, axis), dy, 0)
         return matmul_tn(*(array.reshape(scheme.points, -1, array.shape[4]) for array in (a, b)))
@@ -96,20 +105,24 @@ class _Taps(NamedTuple):
     def corner_products(self, x: Chunk, dy: Chunk, matmul_tn: Matmul) -> jax.Array:
         """The two outer taps along both axes: `[25, C, F]`."""
         scheme, columns = coefficients.f_4_2(), self.counts[1]
+        # The even columns that all tiles of a row read: neighboring tiles share one.
         width = scheme.outputs * columns + 1
 
         def split(x: Chunk) -> list[jax.Array]:
+            # Of these columns alone, tiles are those of stride 1 along the width, and begin at 0.
             return [
                 transforms.entries(Chunk.of(rows), 2, 2, width, self.lows[1], (0,), self.dtype)[0]
                 for rows in self.outer(x, 1)
             ]
 
+        # [n, rows, width, 5, C], then [25, T, C], as in `transforms.transform_input`.
         half = transforms.combine(scheme.bt, split, x, 3)
         a = transforms.across(scheme.bt, half, scheme.outputs, columns, self.dtype)
         return matmul_tn(a, transforms.transform_output_grad(dy, scheme, self.dtype))
 
     def center_product(self, x: Chunk, dy: Chunk, matmul_tn: Matmul) -> jax.Array:
         """The inner tap along both axes: `[C, F]`."""
+        # [n, H', W', C], a pixel for each output: a product as of a 1x1 convolution.
         pixels = self.inner(Chunk.of(self.inner(x, 1)), 2)
         arrays = (pixels, dy.sliced().astype(self.dtype))
         return matmul_tn(*(array.reshape(-1, array.shape[3]) for array in arrays))
@@ -148,6 +161,7 @@ def conv_kernel_grad(
 
 
 def _images_in_chunk(batch: int, size: Pair, channels: int, features: int) -> int:
+    # Both factors of every product. The sums are read and written once for each chunk.
     image_bytes = 4 * _multiplications(size) * (channels + features)
     sum_bytes = 4 * _matrices() * channels * features
     return chunk_size(max(1, batch), image_bytes, max(_CHUNK_BYTES, 2 * sum_bytes))
@@ -165,7 +179,9 @@ def _kernel_from_groups(
         center: `[C, F]`.
     """
     scheme = coefficients.f_4_2()
+    # [2, 2, C, F]: taps 0 and 2 along both axes.
     (a, b), (c, d) = transforms.transform_kernel_grad(corners, scheme)
+    # [2, C, F] each.
     above, below = transforms.combine(scheme.g.T, transforms.parts_along(0), Chunk.of(down), 0)
     left, right = transforms.combine(scheme.g.T, transforms.parts_along(0), Chunk.of(across), 0)
     rows = [a, above, b, left, center, right, c, below, d]

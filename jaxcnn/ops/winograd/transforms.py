@@ -60,11 +60,14 @@ def combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array:
         shape = list(parts[0].shape)
         shape.insert(axis, len(matrix))
         others = tuple(d for d in range(len(shape)) if d != axis)
+        # Row r of the product is the sum over parts p of matrix[r, p] * part p: each term is a
+        # part, repeated along the new axis, times the matrix's column.
         terms = [
             lax.broadcast_in_dim(part, shape, others)
             * lax.broadcast_in_dim(jnp.asarray(column, part.dtype), shape, (axis,))
             for part, column in zip(parts, matrix.T, strict=True)
         ]
+        # One expression of the shape of the result: XLA makes one loop of it.
         return functools.reduce(jnp.add, terms)
 
     with set_xla_metadata(inlineable="false"):
@@ -84,6 +87,7 @@ def parts_along(axis: int, *order: int) -> Split:
 
 def transform_kernel(kernel: jax.Array, scheme: Scheme) -> jax.Array:
     """G g G^T: `[3, 3, C, F]` to `[P^2, C, F]`."""
+    # [3, 3, C, F] to [P, 3, C, F] to [P, P, C, F].
     half = combine(scheme.g, parts_along(0), Chunk.of(kernel), 0)
     whole = combine(scheme.g, parts_along(1), Chunk.of(half), 1)
     return whole.reshape(-1, *kernel.shape[2:])
@@ -92,6 +96,7 @@ def transform_kernel(kernel: jax.Array, scheme: Scheme) -> jax.Array:
 def transform_kernel_grad(gradient: jax.Array, scheme: Scheme) -> jax.Array:
     """The transpose of `transform_kernel`: `[P^2, C, F]` to `[3, 3, C, F]`."""
     whole = gradient.reshape(scheme.points, scheme.points, *gradient.shape[1:])
+    # [P, P, C, F] to [P, 3, C, F] to [3, 3, C, F].
     half = combine(scheme.g.T, parts_along(1), Chunk.of(whole), 1)
     return combine(scheme.g.T, parts_along(0), Chunk.of(half), 0)
 
@@ -124,9 +129,12 @@ def entries(
     """
 
     def entry(i: int) -> jax.Array:
+        # Entry i of tile t is i + step * t - low on the axis: negative in the first `before` tiles,
+        # on the axis in the next `inside`, behind its end in the rest.
         before = min(tiles, max(0, -(-(low - i) // step)))
         first = i + step * before - low
         inside = max(0, min(tiles - before, -(-(x.array.shape[axis] - first) // step)))
+        # The chunk's function is applied here; a norm would not leave zeros that are filled in.
         part = x.strided(axis, first, step, inside).astype(dtype)
         config = [(0, 0, 0)] * part.ndim
         config[axis] = (before, tiles - before - inside, 0)
@@ -156,16 +164,21 @@ def transform_output(
 ) -> jax.Array:
     """A^T y A of every tile: `[P^2, T, F]` to `[n, H, W, F]`."""
     (height, width), (rows, columns) = output_size, tile_counts(output_size, scheme)
+    # [P, P, n, rows, columns, F]: points of the height, points of the width, tiles.
     tiles = products.reshape(scheme.points, scheme.points, images, rows, columns, -1)
+    # The width: [n, P, rows, columns, m, F], the points of the height moved beside the images.
     half = combine(scheme.at, parts_along(1, 1, 0, 2, 3, 4), Chunk.of(tiles), 4)
+    # The height: [n, rows, m, columns, m, F], which is the order of pixels.
     whole = combine(scheme.at, parts_along(1), Chunk.of(half), 2)
     whole = whole.reshape(images, scheme.outputs * rows, scheme.outputs * columns, -1)
+    # The last tiles may reach beyond the output.
     return whole[:, :height, :width]
 
 
 def transform_output_grad(dy: Chunk, scheme: Scheme, dtype: jnp.dtype) -> jax.Array:
     """The transpose of `transform_output`: `[n, H, W, F]` to `[P^2, T, F]` of `dtype`."""
     counts = tile_counts(height_width(dy.array), scheme)
+    # Tiles of m x m outputs side by side: they do not overlap, as those of the input do.
     return _into_tiles(scheme.at.T, dy, scheme.outputs, counts, (0, 0), dtype)
 
 
@@ -174,6 +187,7 @@ def _into_tiles(
 ) -> jax.Array:
     """M d M^T of every tile: `[n, H, W, C]` to `[P^2, T, C]` of `dtype`; see `entries`."""
     places = range(matrix.shape[1])
+    # The height: [n, rows, W, P, C].
     half = combine(matrix, lambda x: entries(x, 1, step, tiles[0], lows[0], places, dtype), x, 3)
     return across(matrix, half, step, tiles[1], dtype, lows[1])
 
@@ -185,7 +199,9 @@ def across(
 
     def split(half: Chunk) -> list[jax.Array]:
         parts = entries(half, 2, step, tiles, low, range(matrix.shape[1]), dtype)
+        # [P, n, rows, tiles, C]: points first, as the products want them.
         return [part.transpose(3, 0, 1, 2, 4) for part in parts]
 
+    # [P, P, n, rows, tiles, C].
     whole = combine(matrix, split, Chunk.of(half), 1)
     return whole.reshape(len(matrix) ** 2, -1, half.shape[4])
