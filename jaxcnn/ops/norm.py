@@ -220,10 +220,11 @@ def _like(primal: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def grad_sums(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -> Sums:
-    """Sums over pixels of `dy` and of `dy (x - mean)`: the gradients of bias and, nearly, scale.
+    """Sums over pixels of `dy` and of `dy (x - mean)`, from one reading of both arrays.
 
-    Both arrays are read once, by one loop that adds up a few pixels at a time; the rest is little.
-    The mask is a factor there: where `dy` is not finite, neither are the sums.
+    The first is the gradient of the bias; the second, over sqrt(var + epsilon), that of the scale.
+    One loop adds up a few pixels at a time, and its result, much smaller, is then summed. The mask
+    is a factor there: where `dy` is not finite, neither are the sums, even behind the mask.
 
     Args:
         dy: Gradient of the norm's result, or of what ReLU makes of it, `[..., C]`.

@@ -10,7 +10,7 @@ from jaxcnn import ops
 def compiler_options() -> dict[str, str | bool]:
     """Returns the options that every program here is compiled with.
 
-    On the CPU one of them (see `ops.platform` for all) keeps the barriers of `jax.checkpoint`. XLA
+    On the CPU one of them (see `ops.lowering` for all) keeps the barriers of `jax.checkpoint`. XLA
     otherwise expands them before it merges common subexpressions, which undoes the
     rematerialization. It can go when XLA keeps them there as it does on GPU and TPU.
     """

@@ -40,7 +40,7 @@ def estimate(program: Any, batch_bytes: int, data_bytes: int) -> Estimate:
         data_bytes: Of the data set on one device, which is not an argument of the program.
     """
     analysis = program.memory_analysis()
-    # A donated argument and the result in its place are counted twice, but for `alias`.
+    # A donated argument and the result in its place are counted in both sizes.
     outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     fixed = analysis.argument_size_in_bytes - batch_bytes + outputs + data_bytes
     return Estimate(fixed, analysis.temp_size_in_bytes + batch_bytes)

@@ -109,7 +109,7 @@ class Stage(NamedTuple):
             output: Output of this stage.
             source: Where the input lies.
             into: Array of the input's gradient, written from its first image and channel on.
-            is_added: Whether to what `into` holds, or in its place.
+            is_added: Whether it is added to what `into` holds, or replaces that.
 
         Returns:
             `into`; the gradients of kernel, scale and bias; what is deferred for the input
@@ -169,7 +169,7 @@ class Stage(NamedTuple):
         return into, (over_shards(kernel, 2).T, scale, bias), left
 
     def _norm_sums(self, dh: jax.Array, x: jax.Array, shape: Sequence[int]) -> norms.Sums:
-        """The gradients of the norm's bias and, nearly, scale; of each device alone, `[S, C]`."""
+        """`norms.grad_sums` of the norm's result and input, of each device alone: `[S, C]`."""
 
         def of_device(dh: jax.Array, x: jax.Array) -> norms.Sums:
             norm = self.norm

@@ -115,15 +115,15 @@ def f_m_3(m: int) -> Scheme:
 
 @functools.cache
 def f_m_3_flipped(m: int) -> Scheme:
-    """F(m, 3) of flipped taps that are transformed as if they were not flipped.
+    """F(m, 3) for flipped taps, with the G of `f_m_3`, which takes them as they are.
 
-    Flipped, a polynomial of 3 coefficients has at 1 / p the value that it had at p, over p^2; at 0
-    that at infinity. So only the points of the other two matrices have to change.
+    A polynomial g of three coefficients becomes g~ with g~(1 / p) = g(p) / p^2 when they are
+    flipped, and its values at 0 and infinity change places. So what G gives for g at the points p
+    serves g~ at the points 1 / p, where the other two matrices have to evaluate.
     """
-    # 0 and infinity change places.
     inverses = [0.0 if p == math.inf else 1 / p if p else math.inf for p in POINTS[m]]
     at, _, bt = _toom_cook(inverses, m, 3)
-    # Flipped taps have at q = 1 / p the value q^2 g(p). As G gives g(p), the factor goes into A^T.
+    # g~(q) = q^2 g(p) with q = 1 / p. G gives g(p), so the factor q^2 goes into A^T.
     factors = [1.0 if p in (0, math.inf) else p**2 for p in inverses]
     return Scheme(at * factors, f_m_3(m).g, bt, step=m)
 
