@@ -235,8 +235,8 @@ def _as_conv(x: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int) -> jax.Ar
 
 
 def _as_conv_reversed(x: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int) -> jax.Array:
-    # The same sums with x and dy exchanged: the gradient of the kernel of `spec.reversed()`, flipped
-    # and [h, w, F, C].
+    # The same sums, x and dy exchanged: the gradient of the kernel of `spec.reversed()`, which is
+    # flipped and [h, w, F, C].
     flipped = _as_conv(dy, x, spec.reversed(), shards)
     return jnp.flip(flipped, (0, 1)).swapaxes(2, 3)
 
