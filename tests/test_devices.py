@@ -139,6 +139,8 @@ def test_gradients_are_reduced_and_neither_activations_nor_data_are_gathered(fam
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_local_norms_differ_from_global_ones_and_exchange_less_often():
     layouts = {"global": {}, "local": {"batch_norm": "local"}}
     two = facts("mobilenet", layouts, devices=2, stock=True)
@@ -157,6 +159,8 @@ def test_on_one_device_local_norms_are_global():
     assert one["global"]["means"] == pytest.approx(one["local"]["means"], rel=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_training_is_the_same_on_1_and_8_devices():
     results = check_devices.run(["mobilenet"], [1, 8], 3, [], stock=True)
     rows = check_devices.compare(results)

@@ -253,7 +253,7 @@ def gradient_program(model: nn.Module, x: jax.Array) -> Any:
     return jax.value_and_grad(loss, has_aux=True), variables["params"]
 
 
-@pytest.mark.parametrize("bn_size", [0, 4])
+@pytest.mark.parametrize("bn_size", [pytest.param(0, marks=[pytest.mark.slow, pytest.mark.ci]), 4])
 def test_densenet_trains_the_same_either_way(bn_size: int) -> None:
     model = DenseNet(blocks=(3, 2), growth_rate=4, bn_size=bn_size)
     x = pixels(6, 8, 8, 3, dtype="f")

@@ -53,7 +53,16 @@ def counts(traced: Any, platform: str) -> dict[str, int]:
     return {kind: text.count(f"stablehlo.{kind}") for kind in kinds}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+_DEEP = ("densenet40_k12",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.ci] if name in _DEEP else [])
+        for name in NETWORKS
+    ],
+)
 def test_only_the_cpu_has_anything_but_stock_operations(name: str) -> None:
     ours, stock = (traced_step(NETWORKS[name].clone(ops=ops)) for ops in ("fast", "stock"))
     for platform in ("cuda", "rocm", "tpu"):
