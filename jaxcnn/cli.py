@@ -1,14 +1,15 @@
 """The command `jaxcnn`: which verbs there are, and the one way in which all of them end."""
 
+import contextlib
 import difflib
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jaxcnn
+from jaxcnn.commands import streams
 from jaxcnn.commands.console import usage_error
 from jaxcnn.commands.parser import Parser
 from jaxcnn.errors import PeerLostError, UserError
@@ -51,6 +52,7 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command; without `arguments`, those of the process."""
     given = sys.argv[1:] if arguments is None else arguments
+    streams.prepare()
     end(lambda: run(given))
 
 
@@ -76,7 +78,7 @@ def run(arguments: Sequence[str]) -> int | None:
     return module.run(parser.parse(rest))
 
 
-def end(program: Callable[[], int | None]) -> NoReturn:
+def end(program: Callable[[], int | str | None]) -> NoReturn:
     """Runs a program and exits: with what it returns, or with one line on standard error.
 
     Exit codes: 1 for what a user can cause, 2 for a usage mistake, 128 + n after signal n.
@@ -84,15 +86,19 @@ def end(program: Callable[[], int | None]) -> NoReturn:
     try:
         try:
             code = program()
-        finally:
-            sys.stdout.flush()  # here a closed pipe is still an error that can be handled
+        except SystemExit as ending:
+            code = ending.code
+        except BaseException:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            raise
+        streams.finish()  # here a closed pipe is still an error that can be handled
         sys.exit(code)
     except UserError as error:
         _fail(f"error: {error}")
     except PeerLostError as error:
         _fail(f"error: {error}; the same launch continues")
     except BrokenPipeError:  # such as `| head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         _fail(f"error: {error.filename or 'input or output'}: {error.strerror or error}")

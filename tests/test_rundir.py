@@ -11,6 +11,13 @@ from jaxcnn.run.folder import RunDir, write_atomically
 CONFIG = {"seed": 0, "optim": {"peak_lr": 0.1}, "train": {"epochs": 3, "log_every_steps": 10}}
 
 
+def _record(step):
+    """Returns the record of an epoch of ten steps."""
+    keys = ("learning_rate", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
+    numbers = dict.fromkeys((*keys, "seconds", "images_per_second"), 0.5)
+    return {"epoch": step // 10, "step": step, **numbers}
+
+
 def _claim(run, settings):
     with run.locked(settings):
         pass
@@ -75,7 +82,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="config.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"config.json is damaged \(it is not valid JSON"):
         RunDir(tmp_path).check(CONFIG)
 
 
@@ -87,33 +94,34 @@ def test_differences_name_nested_added_and_missing_keys():
 def test_metrics_ignore_a_line_that_was_cut_short_and_drop_what_comes_after_a_step(tmp_path):
     run = RunDir(tmp_path)
     for step in (10, 20, 30):
-        run.append_metrics({"step": step})
+        run.append_metrics(_record(step))
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4')
     assert [record["step"] for record in run.read_metrics()] == [10, 20, 30]
-    assert run.truncate_metrics(20) == [{"step": 10}, {"step": 20}]
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 10}\n{"step": 20}\n'
+    assert run.truncate_metrics(20) == [_record(10), _record(20)]
+    text = json.dumps(_record(10)) + "\n" + json.dumps(_record(20)) + "\n"
+    assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
 def test_metrics_that_need_no_cut_are_not_written_anew(tmp_path):
     run = RunDir(tmp_path)
-    run.append_metrics({"step": 10})
+    run.append_metrics(_record(10))
     before = (tmp_path / "metrics.jsonl").stat()
-    assert run.truncate_metrics(10) == [{"step": 10}]
+    assert run.truncate_metrics(10) == [_record(10)]
     after = (tmp_path / "metrics.jsonl").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_damaged_line_of_metrics_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 10}\n{"st\n')
-    with pytest.raises(UserError, match="metrics.jsonl has a line that is not JSON"):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(_record(10)) + '\n{"st\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged \(line 2 is not JSON"):
         RunDir(tmp_path).read_metrics()
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
     for write in (
-        lambda run: run.append_metrics({"step": 10}),
+        lambda run: run.append_metrics(_record(10)),
         lambda run: run.write_json("summary.json", {}),
     ):
         with pytest.raises(UserError, match=r"cannot write .*\(full\): .*same command continues"):

@@ -26,7 +26,9 @@ def _write_run(folder, kernel, **metrics):
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save(3, {"params": {"kernel": np.asarray(kernel)}})
     checkpoints.wait()
-    record = {"epoch": 1, "train_loss": 0.5, "seconds": 1.0, **metrics}
+    keys = ("learning_rate", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
+    record = {"epoch": 1, "step": 3, **dict.fromkeys(keys, 0.5)}
+    record |= {"seconds": 1.0, "images_per_second": None, **metrics}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     return folder
 
@@ -49,7 +51,7 @@ def test_runs_that_differ_in_their_clock_alone_are_equal(same_numbers, tmp_path)
         (KERNEL[:1], {}, {"params/kernel": None}),
         (KERNEL.astype(np.float16), {}, {"params/kernel": None}),
         (KERNEL, {"train_loss": 0.25}, {"metrics/1/train_loss": [0.5, 0.25]}),
-        (KERNEL, {"eval_loss": 0.25}, {"metrics/1/eval_loss": [None, 0.25]}),
+        (KERNEL, {"skipped_steps": 2}, {"metrics/1/skipped_steps": [None, 2]}),
     ],
 )
 def test_any_other_difference_is_named(same_numbers, tmp_path, kernel, metrics, differing):

@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> None:
     result = evaluation.evaluate(run, warn, split=args.split, data_dir=args.data_dir)
     text = json.dumps(evaluation.as_json(run, result, args.split), indent=2)
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
     print(text if args.json else scores.table(result.scores, run.class_names))

@@ -16,6 +16,7 @@ import sys
 import threading
 from types import FrameType
 
+from jaxcnn.commands import streams
 from jaxcnn.runtime import launch
 
 
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, forward)
+    streams.go_on_without_output()  # the processes would wait for somebody who reads theirs
     processes.extend(launch.start(args.count, program, args.devices, args.gpus))
     readers = []
     for index, process in enumerate(processes):

@@ -14,7 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from jaxcnn import data
-from jaxcnn.commands import config_flag, named
+from jaxcnn.commands import config_flag, named, streams
 from jaxcnn.config import schema
 from jaxcnn.config.settings import check_network
 from jaxcnn.errors import UserError
@@ -65,6 +65,8 @@ def _train(given: config_flag.Parsed) -> None:
         raise UserError(f"unexpected argument {given.rest[0]!r}: only flags are taken, see --help")
     # Orbax tells of every step of every save, and of errors with a traceback before it raises them.
     logging.set_verbosity(logging.FATAL)
+    if not _DRY_RUN.value:
+        streams.go_on_without_output()
     config = given.config
     schema.validate(config)
     check_network(config)  # before data is looked for, which may be a long download

@@ -40,9 +40,9 @@ MAY_CHANGE = f"what may change: {', '.join(_FREE)}, and {_EPOCHS} upwards"
 def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of a config.json of any version with today's keys."""
     upgraded: dict[str, Any] = {}
-    for key, value in _leaves(config):
+    for key, value in leaves(config):
         _put(upgraded, RENAMED.get(key, key), value)
-    present = {key for key, _ in _leaves(upgraded)}
+    present = {key for key, _ in leaves(upgraded)}
     for key, value in ADDED.items():
         if key not in present:
             _put(upgraded, key, value)
@@ -70,7 +70,7 @@ def fingerprint(config: dict[str, Any]) -> str:
     first_names = {current: old for old, current in RENAMED.items()}
     fixed = sorted(
         (first_names.get(key, key), value)
-        for key, value in _leaves(upgrade(config))
+        for key, value in leaves(upgrade(config))
         if key not in (*_FREE, _EPOCHS) and not (key in ADDED and value == ADDED[key])
     )
     return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
@@ -78,7 +78,7 @@ def fingerprint(config: dict[str, Any]) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Returns (dotted key, old value, new value) where two configurations differ."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    before, after = dict(leaves(old)), dict(leaves(new))
     return [
         (key, before.get(key), after.get(key))
         for key in {**before, **after}
@@ -86,10 +86,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any
     ]
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of nested sections."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

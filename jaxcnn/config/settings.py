@@ -6,6 +6,7 @@ depends on are part of it: whatever reads a run folder needs config.json alone.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from ml_collections import config_dict
 
 from jaxcnn import models
 from jaxcnn.config import compat, schema
+from jaxcnn.config.declare import Setting
 from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augment import PixelStats, pixel_stats
 
@@ -94,8 +96,11 @@ class Settings(schema.Config):
         tree = compat.upgrade(content)
         facts = {field.name for field in dataclasses.fields(DataFacts)}
         section = tree.get("dataset", {})
+        if not isinstance(section, dict):
+            raise ValueError("dataset is no section")
         found = {key: section.pop(key) for key in facts & set(section)}
         parts: dict[str, Any] = {"facts": _read(DataFacts, found, "dataset.")}
+        _check_facts(parts["facts"])
         for field in dataclasses.fields(schema.Config):
             if field.name not in tree:
                 raise ValueError(f"{field.name} is missing")
@@ -104,7 +109,10 @@ class Settings(schema.Config):
             parts[field.name] = _read(kind, value, f"{field.name}.") if is_section else value
         if unknown := set(tree) - set(parts):
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
-        return cls(**parts)
+        settings = cls(**parts)
+        for key, declared in schema.walk():
+            _check_value(key, declared, functools.reduce(getattr, key.split("."), settings))
+        return settings
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of config.json."""
@@ -180,8 +188,44 @@ def _create_model(section: dict[str, Any], remat: bool, **fields: Any) -> nn.Mod
     return models.create(section["name"], remat=remat, **fields, **options)
 
 
-def _read(kind: Any, section: dict[str, Any], prefix: str) -> Any:
+def _check_value(key: str, declared: Setting, value: Any) -> None:
+    """Raises ValueError for a value that `schema.validate` would not have let pass."""
+    if value is None and declared.default is None:
+        return
+    kinds = (int, float) if declared.kind is float else (declared.kind,)
+    if not isinstance(value, kinds) or not declared.check.accepts(value):
+        raise ValueError(f"{key} is {value!r}")
+
+
+def _check_facts(facts: DataFacts) -> None:
+    """Raises ValueError if facts of the data are of another kind than `Settings.resolve` finds."""
+    channels = facts.image_shape[-1] if _is_list(facts.image_shape, int, 3) else 0
+    right = {
+        "fingerprint": isinstance(facts.fingerprint, str),
+        "class_names": _is_list(facts.class_names, str) and len(facts.class_names) > 0,
+        "image_shape": channels > 0 and min(facts.image_shape) > 0,
+        "train_examples": isinstance(facts.train_examples, int) and facts.train_examples > 0,
+        "eval_examples": isinstance(facts.eval_examples, int) and facts.eval_examples > 0,
+        "mean": _is_list(facts.mean, float | int, channels),
+        "std": _is_list(facts.std, float | int, channels),
+    }
+    for name, is_right in right.items():
+        if not is_right:
+            raise ValueError(f"dataset.{name} is {getattr(facts, name)!r}")
+
+
+def _is_list(values: Any, kind: Any, length: int | None = None) -> bool:
+    return (
+        isinstance(values, tuple)
+        and all(isinstance(value, kind) for value in values)
+        and length in (None, len(values))
+    )
+
+
+def _read(kind: Any, section: Any, prefix: str) -> Any:
     """Returns a section's dataclass; ValueError names a key that is missing or unknown."""
+    if not isinstance(section, dict):
+        raise ValueError(f"{prefix.removesuffix('.')} is no section")
     known = {field.name for field in dataclasses.fields(kind)}
     if known != set(section):
         word = "is missing" if known - set(section) else "is unknown"

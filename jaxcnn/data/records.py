@@ -144,7 +144,7 @@ def _damaged(directory: Path | str, name: str, error: Exception) -> UserError:
 def _is_modified(directory: Path) -> bool:
     """Tells what `prepare` noted; a data set that TFDS itself prepared was checked by TFDS."""
     try:
-        return bool(json.loads((directory / SOURCE_FILE).read_text())["modified"])
+        return bool(json.loads((directory / SOURCE_FILE).read_text(encoding="utf-8"))["modified"])
     except FileNotFoundError:
         return False
     except (ValueError, KeyError, TypeError) as error:

@@ -16,7 +16,7 @@ from jaxcnn.config.compat import fingerprint
 from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
-from jaxcnn.run.folder import RunDir
+from jaxcnn.run.folder import RunDir, shown
 from jaxcnn.run.manifest import CorruptCheckpointError
 
 _ATTEMPTS = 5
@@ -32,15 +32,15 @@ class Run:
         model: The network, without parameters.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Reads config.json.
 
         Raises:
             UserError: If `path` is no run folder, or its config.json is not one.
         """
-        self.path = path
-        self.name = path.resolve().name
         self._folder = RunDir(path)
+        self.path = path = self._folder.path
+        self.name = shown(Path(path.resolve().name))
         content = self._folder.read_json("config.json")
         if content is None:
             raise UserError(
@@ -48,14 +48,16 @@ class Run:
                 "`jaxcnn train` printed, such as runs/mobilenet"
             )
         try:
+            if not isinstance(content, dict):
+                raise TypeError("it is no JSON object")
             self.settings = Settings.from_json(content)
             self.model = self.settings.create_model()
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"{path / 'config.json'} is not what a run writes ({error}): restore it, or train "
-                "anew with another --workdir"
+                f"{path / 'config.json'} is not what a run writes ({_one_line(error)}): restore "
+                "it, or train anew with another --workdir"
             ) from error
 
     @property
@@ -81,12 +83,12 @@ class Run:
     @property
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json; None before the end of the training."""
-        return self._folder.read_json("summary.json")
+        return self._folder.summary()
 
     @property
     def starts(self) -> list[dict[str, Any]]:
         """Where the run was started, the newest last."""
-        return (self._folder.read_json("environment.json") or {"starts": []})["starts"]
+        return self._folder.starts()
 
     def newest(self, warn: Callable[[str], None]) -> tuple[int, dict[str, Any]]:
         """Returns (step, variables) of the newest whole checkpoint.
@@ -152,7 +154,7 @@ class Run:
         return loaded
 
 
-def named(paths: Iterable[Path]) -> dict[str, Run]:
+def named(paths: Iterable[str | Path]) -> dict[str, Run]:
     """Returns the runs by name, in the given order; a name is the shortest unique end of a path.
 
     Raises:
@@ -168,8 +170,12 @@ def named(paths: Iterable[Path]) -> dict[str, Run]:
     while len({place.parts[-depth:] for place in places}) < len(places):
         depth += 1
     for run, place in zip(runs, places, strict=True):
-        run.name = "/".join(place.parts[-depth:])
+        run.name = shown(Path(*place.parts[-depth:]))
     return {run.name: run for run in runs}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _variables(arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def render(
         "gradients": [{key: line[key] for key in ("name", "when", "norms")} for line in gradients],
     }
     folder = resources.files("jaxcnn.report")
-    style, script = ((folder / name).read_text() for name in ("report.css", "report.js"))
+    style, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     body = "\n".join(
         (
             _summary(found),

@@ -31,7 +31,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         UserError: If another process holds it, naming that process.
         OSError: If the file cannot be created.
     """
-    with open(folder / NAME, "a+") as file:
+    with open(folder / NAME, "a+", encoding="utf-8", errors="replace") as file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,7 +31,7 @@ def write(folder: Path, fingerprint: str) -> None:
     files = {path.relative_to(folder).as_posix(): _describe(path) for path in paths}
     content = {"format": FORMAT, "config_fingerprint": fingerprint, "files": files}
     manifest = {"content_sha256": _digest(content), "content": content}
-    with open(folder / NAME, "w") as file:
+    with open(folder / NAME, "w", encoding="utf-8") as file:
         file.write(json.dumps(manifest, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())

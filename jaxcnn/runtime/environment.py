@@ -67,7 +67,7 @@ def machine() -> str:
 def cpu_name() -> str:
     """Returns the processor's name, or architecture, and its widest vectors if known."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # no /proc on this system
         return platform.processor() or platform.machine()
     facts = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}

@@ -59,7 +59,7 @@ def limit() -> int | None:
         return None
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no control group, or "max"
-        host = min(host, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        host = min(host, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return host // jax.local_device_count()
 
 

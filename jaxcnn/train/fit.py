@@ -27,7 +27,7 @@ from jaxcnn.train.step import evaluated_variables
 def fit(
     config: config_dict.ConfigDict,
     dataset: Dataset,
-    workdir: Path,
+    workdir: str | Path,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Trains a network and leaves a run folder; continues a run that was begun there.
@@ -51,7 +51,7 @@ def fit(
     # Process 0 alone reads the folder, so that all processes decide alike.
     before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
     if before == settings.train.epochs:
-        return run.read_json("summary.json")
+        return _summary(run)
     if before:
         observer.say(
             f"from {before} to {settings.train.epochs} epochs: from here on with the "
@@ -75,11 +75,11 @@ def fit(
         distributed.broadcast_from_process_0(
             lambda: run.write_json("summary.json", summarize(records, rows, settings))
         )
-    return run.read_json("summary.json")
+    return _summary(run)
 
 
 def dry_run(
-    config: config_dict.ConfigDict, dataset: Dataset, workdir: Path, observer: Observer
+    config: config_dict.ConfigDict, dataset: Dataset, workdir: str | Path, observer: Observer
 ) -> None:
     """Does all that `fit` does before the first step, says what would be done, writes nothing.
 
@@ -118,8 +118,15 @@ def _prepare(
 def _epochs_before(run: RunDir, settings: Settings) -> int:
     """Returns the epochs of a finished run in the folder, else 0; UserError if it is not ours."""
     run.check(settings.to_json())
-    finished = run.read_json("summary.json")
+    finished = run.summary()
     return finished["epoch"] if finished else 0
+
+
+def _summary(run: RunDir) -> dict[str, Any]:
+    """Returns the content of summary.json of a finished run."""
+    summary = run.summary()
+    assert summary is not None
+    return summary
 
 
 def _begin(run: RunDir, settings: Settings, lock: contextlib.ExitStack) -> None:

@@ -84,6 +84,7 @@ class Training:
         def read() -> int:
             # Lines beyond the restored step are of epochs that are now trained again.
             records.extend(self.run.truncate_metrics(self.step))
+            self._check_complete(len(records))
             return len(records)
 
         done = distributed.broadcast_from_process_0(read)
@@ -104,6 +105,18 @@ class Training:
             self.observer.stop()
             self.checkpoints.wait()
         return records
+
+    def _check_complete(self, epochs: int) -> None:
+        """Raises UserError if a checkpoint is of an epoch whose predecessor has no record.
+
+        A record may be missing for the last epoch alone: it is written after the checkpoint.
+        """
+        whole = self.step // self.settings.steps_per_epoch
+        if whole > epochs + 1:
+            raise UserError(
+                f"{self.run.path / 'metrics.jsonl'} has {epochs} of the {whole} epochs that were "
+                "trained: restore it, or choose a new folder with --workdir"
+            )
 
     def epoch(self, epoch: int) -> dict[str, Any]:
         """Trains what is left of an epoch, counted from 0, evaluates, and returns the record.

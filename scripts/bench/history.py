@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--table", help="prints the table of such a file; measures nothing")
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(Path(args.table).read_text())))
+        print(table(json.loads(Path(args.table).read_text(encoding="utf-8"))))
         return 0
     report: dict[str, Any] = {
         "machine": environment.machine(),
@@ -120,7 +120,7 @@ def main() -> int:
             for network in args.network or NETWORKS:
                 report["networks"][network] = measure(network, trees, args.rounds)
                 if args.out:
-                    Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+                    Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         finally:
             for tree in trees.values():
                 git("worktree", "remove", "--force", str(tree))

@@ -194,7 +194,7 @@ def main() -> int:
     parser.add_argument("--table", help="prints the table of such a file; measures nothing")
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(Path(args.table).read_text())))
+        print(table(json.loads(Path(args.table).read_text(encoding="utf-8"))))
         return 0
     memory.configure_malloc()
     options: dict[str, Any] = {} if args.default_options else dict(ops.CPU_COMPILER_OPTIONS)
@@ -209,7 +209,7 @@ def main() -> int:
     for shape in SHAPES:
         report["shapes"].append(measure(shape, args.batch_size, args.rounds, args.peer, options))
         if args.out:
-            Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+            Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report))
     return 0
 

@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="print the table of such a file, no more")
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(args.table.read_text())))
+        print(table(json.loads(args.table.read_text(encoding="utf-8"))))
         return 0
     if len(args.version) != 2 or args.rounds < 2 or args.compiles < 2:
         parser.error("give two revisions, and at least 2 rounds and pairs")
@@ -127,7 +127,7 @@ def main() -> int:
                 )
                 print(table({**report, "networks": {network: report["networks"][network]}}))
                 if args.out:
-                    args.out.write_text(json.dumps(report, indent=1) + "\n")
+                    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         finally:
             for tree in trees:
                 history.git("worktree", "remove", "--force", str(tree))

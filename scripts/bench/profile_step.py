@@ -153,14 +153,14 @@ def main() -> int:
     parser.add_argument("--table", help="prints the table of such a file; measures nothing")
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(Path(args.table).read_text())))
+        print(table(json.loads(Path(args.table).read_text(encoding="utf-8"))))
         return 0
     if not args.network:
         parser.error("say which network: --network NAME")
     memory.configure_malloc()
     reports = [profile(network, args.batch_size) for network in args.network]
     if args.out:
-        Path(args.out).write_text(json.dumps(reports, indent=1) + "\n")
+        Path(args.out).write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
     print(table(reports))
     return 0
 

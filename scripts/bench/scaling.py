@@ -178,7 +178,7 @@ def main() -> None:
         return
     content: dict[str, Any] = {}
     if options.output.exists():
-        content = json.loads(options.output.read_text())
+        content = json.loads(options.output.read_text(encoding="utf-8"))
     if not options.table:
         networks = {
             "devices": ["lenet", "mobilenet"],
@@ -192,7 +192,7 @@ def main() -> None:
                 content[part] += measure(part, network, options, devices)
         content |= {"jax": metadata.version("jax"), "cpu_count": os.cpu_count()}
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(content, indent=1) + "\n")
+        options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(table(content))
 
 

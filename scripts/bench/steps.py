@@ -199,7 +199,7 @@ def markdown(files: list[str]) -> str:
     """
     runs: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for file in files:
-        for report in json.loads(Path(file).read_text()):
+        for report in json.loads(Path(file).read_text(encoding="utf-8")):
             key = report["network"], report["batch_size"], report["dtype"]
             runs.setdefault(key, []).append(report)
     lines = [
@@ -253,7 +253,7 @@ def _span(numbers: list[float], form: str) -> str:
 def network_of(config_file: str) -> str:
     """The network that a file in configs/ trains."""
     scope: dict[str, Any] = {}
-    exec(compile(Path(config_file).read_text(), config_file, "exec"), scope)
+    exec(compile(Path(config_file).read_text(encoding="utf-8"), config_file, "exec"), scope)
     return scope["get_config"]().model.name
 
 
@@ -307,7 +307,7 @@ def main() -> int:
         on_cpu = report["results"][0]["device"].startswith("cpu")
         slow |= on_cpu and report["ratios"].get("flax", LEAST_RATIO_TO_FLAX) < LEAST_RATIO_TO_FLAX
         if args.out:
-            Path(args.out).write_text(json.dumps(reports, indent=1) + "\n")
+            Path(args.out).write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
     if slow:
         print(f"error: less than {LEAST_RATIO_TO_FLAX} times stock Flax", file=sys.stderr)
     return int(slow)

@@ -20,14 +20,14 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def peak_bytes() -> int:
     """The largest resident memory of this process since `forget_peak`, in bytes."""
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
 
 
 def forget_peak() -> None:
     """Gives back what compiling left behind, and begins to measure anew (proc(5), clear_refs)."""
     ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as clear:
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as clear:
         clear.write("5")
 
 

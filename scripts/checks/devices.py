@@ -240,7 +240,7 @@ def main() -> None:
         )
     content = {"jax": metadata.version("jax"), "cpu_count": os.cpu_count(), "rows": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(content, indent=1) + "\n")
+    options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if not all(map(is_the_same, rows)):
         raise SystemExit("a training differs between numbers of devices")
 

@@ -194,12 +194,12 @@ def check(names: list[str], folder: Path) -> dict[str, str | None]:
                 sys.exit(f"error: {failing} fails without any fault")
             passed.add(fault.tests)
         file = checkout / fault.file
-        whole = file.read_text()
-        file.write_text(planted(whole, fault))
+        whole = file.read_text(encoding="utf-8")
+        file.write_text(planted(whole, fault), encoding="utf-8")
         try:
             results[name] = first_failure(*run_tests(checkout, fault.tests, cache))
         finally:
-            file.write_text(whole)
+            file.write_text(whole, encoding="utf-8")
         print(f"{name}: {results[name] or 'NOT FOUND'}", flush=True)
     return results
 
@@ -214,7 +214,7 @@ def main() -> None:
         results = check(options.only, Path(folder))
     if options.out:
         rows = [{"fault": name, "first_failing_test": test} for name, test in results.items()]
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if missed := [name for name, test in results.items() if test is None]:
         sys.exit(f"error: no test finds: {'; '.join(missed)}")
 

@@ -219,13 +219,13 @@ def reference(base: Version, name: str, keep: Path, data_dir: str) -> tuple[Path
     note = folder / "case.json"
     wanted = json.loads(json.dumps(case))
     if note.exists():
-        if json.loads(note.read_text()) != wanted:
+        if json.loads(note.read_text(encoding="utf-8")) != wanted:
             raise SystemExit(f"error: {folder} holds runs of other arguments; delete it")
         return folder / "whole", folder / "half"
     shutil.rmtree(folder, ignore_errors=True)
     base.train(case, folder / "whole", data_dir)
     base.train_half(case, folder / "half", data_dir)
-    note.write_text(json.dumps(wanted) + "\n")
+    note.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
     return folder / "whole", folder / "half"
 
 
@@ -299,7 +299,7 @@ def run(options: argparse.Namespace) -> int:
         step = result["continued"]["from_step"]
         print(verdict(f"{name}, continued from step {step}", result["continued"]), flush=True)
         if options.out:
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+            options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     parts = [case[part] for case in report["cases"] for part in ("from_the_start", "continued")]
     return int(not all(part["equal"] for part in parts))
 

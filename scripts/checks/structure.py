@@ -62,7 +62,8 @@ def import_graph(root: Path) -> dict[str, set[str]]:
     """Returns for each module of the package those that it imports."""
     paths = {_module(root, path): path for path in _files(root)}
     return {
-        name: set(_imported(ast.parse(path.read_text()), set(paths))) - {name, PACKAGE}
+        name: set(_imported(ast.parse(path.read_text(encoding="utf-8")), set(paths)))
+        - {name, PACKAGE}
         for name, path in paths.items()
     }
 
@@ -116,7 +117,7 @@ def test_levels(root: Path) -> int | None:
     path = root / "tests" / "test_project.py"
     if not path.exists():
         return None
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
             if any(isinstance(t, ast.Name) and t.id == "LEVELS" for t in node.targets):
                 return len(node.value.elts)
@@ -139,7 +140,7 @@ def functions(root: Path) -> list[tuple[str, int, int, int]]:
             _parameters(node),
         )
         for path in _files(root)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
 
@@ -149,7 +150,9 @@ def comments(root: Path) -> Lines:
     return [
         (str(path.relative_to(root)), token.start[0], token.string)
         for path in _files(root)
-        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+        for token in tokenize.generate_tokens(
+            io.StringIO(path.read_text(encoding="utf-8")).readline
+        )
         if token.type == tokenize.COMMENT
     ]
 
@@ -159,7 +162,7 @@ def docstring_lines(root: Path) -> Lines:
     found: Lines = []
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for path in _files(root):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, kinds) and ast.get_docstring(node) is not None:
                 first = node.body[0]
@@ -199,7 +202,7 @@ def count(root: Path) -> dict[str, Any]:
     modules = import_graph(root)
     rooms = room_graph(modules)
     all_functions = functions(root)
-    lines = sum(len(path.read_text().splitlines()) for path in _files(root))
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in _files(root))
     longest = max(all_functions, key=lambda f: f[2], default=("", 0, 0, 0))
     entries = [
         path
@@ -261,7 +264,7 @@ def main() -> int:
     columns = [count(root) for root in options.checkouts]
     print(table(columns))
     if options.out:
-        options.out.write_text(json.dumps(columns, indent=1) + "\n")
+        options.out.write_text(json.dumps(columns, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -245,7 +245,7 @@ def main() -> int:
         child(args.child[0], int(args.child[1]), int(args.child[2]))
         return 0
     if args.table:
-        print(table(json.loads(args.table.read_text())))
+        print(table(json.loads(args.table.read_text(encoding="utf-8"))))
         return 0
     reports: list[dict[str, Any]] = []
     for python in args.python or [sys.executable]:
@@ -255,7 +255,7 @@ def main() -> int:
             reports.append({**versions(python), "options": options, "cases": count, "wrong": wrong})
             print(table(reports[-1:]).splitlines()[-1], flush=True)
             if args.out:
-                args.out.write_text(json.dumps(reports, indent=1) + "\n")
+                args.out.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
     return int(any(r["wrong"] for r in reports if r["options"] == "jaxcnn"))
 
 

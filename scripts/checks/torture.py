@@ -192,7 +192,10 @@ def summary_of(workdir: Path) -> dict[str, str]:
 
 def table(folder: Path) -> str:
     """Returns two Markdown tables of all results in `folder`: by kind of kill, and by run."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("torture-*.json"))]
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("torture-*.json"))
+    ]
     faults = ["| killed | trials | outcome |", "|---|---:|---|"]
     for fault, words in FAULTS.items():
         hit = [result for result in results if result["kills"].get(fault)]
@@ -250,7 +253,7 @@ def main() -> None:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"torture-{options.name}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(options.output))
     print(f"written to {path}")
     if not off:

@@ -48,7 +48,7 @@ def collect(run: Path) -> dict[str, Any]:
         path = run / f"{name}.json"
         if not path.is_file():
             raise UserError(f"{run} is no finished run folder: it has no {name}.json")
-        content[name] = json.loads(path.read_text())
+        content[name] = json.loads(path.read_text(encoding="utf-8"))
     start = content["environment"]["starts"][-1]
     return {
         "run": run.name,
@@ -64,7 +64,7 @@ def speeds(files: list[Path]) -> dict[str, float]:
     """Returns training images/s of each network in files of scripts/bench/steps.py."""
     found: dict[str, list[float]] = {}
     for path in files:
-        for report in json.loads(path.read_text()):
+        for report in json.loads(path.read_text(encoding="utf-8")):
             if (report["batch_size"], report["dtype"]) == (128, "float32"):
                 rate = report["results"][0]["images_per_second"]
                 found.setdefault(report["network"], []).append(rate)
@@ -160,7 +160,7 @@ def page(folder: Path) -> str:
 
     def read(name: str) -> Any:
         path = folder / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     parts = [
         "# Results",
@@ -208,15 +208,15 @@ def main() -> None:
         if sum(map(bool, (args.runs, args.table, args.page))) != 1:
             raise UserError("give run folders, or --table FILE, or --page FOLDER")
         if args.page:
-            args.page.with_suffix(".md").write_text(page(args.page))
+            args.page.with_suffix(".md").write_text(page(args.page), encoding="utf-8")
             return
         if args.table:
-            results = json.loads(args.table.read_text())
+            results = json.loads(args.table.read_text(encoding="utf-8"))
         else:
             results = [collect(run) for run in args.runs]
             if args.out:
                 args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(json.dumps(results, indent=2) + "\n")
+                args.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(table(results, speeds(args.speeds)))
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -49,12 +49,12 @@ MAIN_PATH = (
 
 def lines_of(file: str) -> int:
     """Returns the lines of a file of the package."""
-    return len((PACKAGE / file).read_text().splitlines())
+    return len((PACKAGE / file).read_text(encoding="utf-8").splitlines())
 
 
 def question(file: str) -> str:
     """Returns the first line of a file's docstring."""
-    docstring = ast.get_docstring(ast.parse((PACKAGE / file).read_text())) or ""
+    docstring = ast.get_docstring(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0]
 
 
@@ -84,7 +84,7 @@ def rest() -> str:
 
 def page() -> str:
     """Returns the page with today's tables between its marks."""
-    before, _, tail = PAGE.read_text().partition(BEGIN)
+    before, _, tail = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = tail.partition(END)
     return f"{before}{BEGIN}\n{table()}\n\nBeside it:\n\n{rest()}\n{END}{after}"
 
@@ -98,7 +98,7 @@ def main() -> None:
     if parser.parse_args().print:
         print(table(), rest(), sep="\n\n")
     else:
-        PAGE.write_text(page())
+        PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ def main() -> None:
     """Writes the pictures."""
     for way in WAYS:
         path = PICTURES / f"{way.name}.svg"
-        path.write_text(draw(way))
+        path.write_text(draw(way), encoding="utf-8")
         print(path.relative_to(ROOT))
 
 

@@ -117,7 +117,8 @@ def _builder_class(cifar: Cifar) -> Any:
                     self.info.features[key].names = names
                 # data_path is the temporary directory here, so this appears with all the rest
                 (self.data_path / SOURCE_FILE).write_text(
-                    json.dumps({"origin": self._files.origin, "modified": self._files.modified})
+                    json.dumps({"origin": self._files.origin, "modified": self._files.modified}),
+                    encoding="utf-8",
                 )
                 return {split: self._generate_examples(split) for split in self._records}
 
