@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,13 +164,46 @@ def test_names_mean_files_folders_and_patterns(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    names = lambda *given: [str(p.relative_to(tmp_path)) for p in image_files.find(given)]  # noqa: E731
+    refused = []
+
+    def names(*given):
+        refused.clear()
+        return [str(p.relative_to(tmp_path)) for p in image_files.find(given, refused.append)]
+
     assert names(f"{tmp_path}") == ["a.png", "b.JPG", "deep/c.webp"]
     assert names(f"{tmp_path}/notes.txt") == ["notes.txt"]
     assert names(f"{tmp_path}/*.png", f"{tmp_path}/a.png") == ["a.png"]
     assert names(f"{tmp_path}/**/*.webp") == ["deep/c.webp"]
-    with pytest.raises(UserError, match=r"\*.bmp: no such file"):
-        names(f"{tmp_path}/*.bmp")
+    assert not refused
     (tmp_path / "bare").mkdir()
-    with pytest.raises(UserError, match="bare holds no image"):
-        names(f"{tmp_path}/bare")
+    (tmp_path / "bare2").mkdir()
+    bad = [f"{tmp_path}/{name}" for name in ("*.bmp", "bare", "bare*", "x" * 300)]
+    assert names(bad[0], f"{tmp_path}/a.png", *bad[1:], f"{tmp_path}/dee[p]", "") == [
+        "a.png",
+        "deep/c.webp",
+    ]
+    expected = [
+        "no such file",
+        "holds no image",
+        "matches 2 folders without an image",
+        "File name too long",
+        "no such file",
+    ]
+    for name, words, line in zip([*bad, ""], expected, refused, strict=True):
+        assert line.startswith(name) and words in line
+
+
+def test_what_programs_keep_for_themselves_is_not_searched(tmp_path):
+    private = (".hidden/a.png", "__MACOSX/b.png", ".ipynb_checkpoints/c.png", "in/._d.png")
+    for name in (*private, "in/d.png", "in/@eaDir/e.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    found = lambda name: image_files.find([f"{tmp_path}/{name}"], pytest.fail)  # noqa: E731
+    for name in ("", "*", "**", "i*", "**/*.png"):
+        assert found(name) == [tmp_path / "in/d.png"], name
+    for name in private:  # meant where they are named
+        assert found(name) == [tmp_path / name]
+        if not name.startswith("in"):
+            assert found(Path(name).parent) == [tmp_path / name]
+    assert found("__MACOSX/*") == [tmp_path / "__MACOSX/b.png"]

@@ -253,6 +253,7 @@ def test_images_are_classified_as_the_training_would(finished, digits, tmp_path)
     for i in range(count):
         Image.fromarray(digits.eval.images[i, ..., 0]).save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_text("no image")
+    (tmp_path / "out").mkdir()
     picture = tmp_path / "out" / "result.png"
     done = _jaxcnn("predict", finished, tmp_path, "--json", "--picture", picture)
     assert done.returncode == 1  # of the broken one

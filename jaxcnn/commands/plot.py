@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from jaxcnn import plots
+from jaxcnn.commands import output
 from jaxcnn.commands.console import warn
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import run as runs
@@ -20,19 +21,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the verb."""
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument(
-        "--out", type=Path, help="folder for one run, PNG file for several (default: curves.png)"
+        "--out",
+        type=Path,
+        help="folder for one run; PNG, PDF or SVG file for several (default: curves.png)",
     )
     parser.add_argument("--data_dir", default="", help="TFDS directory; default: the run's own")
 
 
 def run(args: argparse.Namespace) -> None:
     """Draws the plots and prints where they are."""
+    several = len(args.runs) > 1
+    path = args.out or Path("curves.png")
+    if several:
+        output.check_file("--out", path, plots.SUFFIXES)
+    elif args.out:
+        if path.suffix.lower() in plots.SUFFIXES and not path.is_dir():
+            raise UserError(f"--out={path} is no folder, which one run's plots need: name one")
+        output.check_folder("--out", path)
     found = runs.named(args.runs)
     for name, run in found.items():
         if not run.records:
             raise UserError(f"{name} has no epoch yet: wait for the end of its first one")
-    if len(found) > 1:
-        path = args.out or Path("curves.png")
+    if several:
         plots.save(plots.compared({name: run.records for name, run in found.items()}), path)
     else:
         (run,) = found.values()

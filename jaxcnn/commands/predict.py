@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from jaxcnn import plots
+from jaxcnn.commands import output
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import evaluation, image_files
 from jaxcnn.evaluate.run import Run
+from jaxcnn.run import folder
 from jaxcnn.runtime import compilation_cache
 
 _BATCH = 100
@@ -25,21 +27,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("images", nargs="+", help="image files, folders, or patterns in quotes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    parser.add_argument("--picture", type=Path, help="PNG file to draw the first 16 results into")
+    parser.add_argument(
+        "--picture", type=Path, help="PNG, PDF or SVG file to draw the first 16 results into"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the likeliest classes of each image; returns 1 if any file could not be used."""
+    if args.picture:
+        output.check_file("--picture", args.picture, plots.SUFFIXES)
     compilation_cache.use_compilation_cache()
     run = Run(args.run)
-    images, used, refused = [], [], []
-    for path in image_files.find(args.images):
+    images, used = [], []
+    refused: list[str] = []
+
+    def refuse(message: str) -> None:
+        refused.append(message)
+        warn(f"error: {message}")
+
+    for path in image_files.find(args.images, refuse):
         try:
             images.append(image_files.read(path, run.image_shape))
             used.append(path)
         except image_files.Refused as error:
-            refused.append(str(error))
-            warn(f"error: {error}")
+            refuse(str(error))
     results = []
     if images:
         step, network = evaluation.classifier(run, warn, min(len(images), _BATCH))
@@ -48,19 +59,19 @@ def run(args: argparse.Namespace) -> int:
             _result(path, row, run.class_names)
             for path, row in zip(used, probabilities, strict=True)
         ]
-        if args.picture:
-            items = [
-                plots.Prediction(image, row, caption=path.name)
-                for image, row, path in zip(images, probabilities, used, strict=True)
-            ]
-            title = f"{run.model_name}, step {step}"
-            plots.save(plots.predictions(items[:16], run.class_names, title), args.picture)
     if args.json:
         print(json.dumps({"run": run.name, "predictions": results, "refused": refused}, indent=2))
     else:
         for result in results:
             shown = [f"{top['class']} {100 * top['probability']:.1f} %" for top in result["top"]]
             print(f"{result['file']}: {', '.join(shown)}")
+    if args.picture and images:  # after the results, which it cannot take along if it fails
+        items = [
+            plots.Prediction(image, row, caption=folder.shown(Path(path.name)))
+            for image, row, path in zip(images, probabilities, used, strict=True)
+        ]
+        title = f"{run.model_name}, step {step}"
+        plots.save(plots.predictions(items[:16], run.class_names, title), args.picture)
     return 1 if refused else 0
 
 

@@ -8,7 +8,7 @@ import glob
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,9 @@ SUFFIXES = (
 )  # fmt: skip
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
+# Folders in which macOS, Windows and Synology keep copies and previews that are no images of one's
+# own. Jupyter's .ipynb_checkpoints is hidden anyway.
+_UNWANTED = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 _ANYWHERE = "choose a file in one of " + ", ".join(FORMATS)
 
 
@@ -29,28 +32,83 @@ class Refused(Exception):
     """A file cannot be used; the message names it and what is wrong, in one line."""
 
 
-def find(names: Iterable[str]) -> list[Path]:
+def find(names: Iterable[str], refuse: Callable[[str], None]) -> list[Path]:
     """Returns the image files that names mean: files, folders with all below, glob patterns.
 
-    Raises:
-        UserError: If a name means nothing at all.
+    Hidden files and folders, and those that programs keep for themselves, are left out where they
+    are not named themselves.
+
+    Args:
+        names: Of files and folders, and patterns. A folder that a pattern matches is searched.
+        refuse: Gets a line about each name that means no image file; the others are found anyway.
     """
     found: dict[Path, None] = {}
     for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise UserError(f"{name} holds no image: looked for {', '.join(SUFFIXES)}")
-            found.update(dict.fromkeys(inside))
-        elif os.path.lexists(path):
-            found[path] = None
-        else:
-            matches = sorted(Path(match) for match in glob.glob(name, recursive=True))
-            if not matches:
-                raise UserError(f"{name}: no such file: name image files, folders or patterns")
-            found.update(dict.fromkeys(p for p in matches if not p.is_dir()))
+        try:
+            found.update(dict.fromkeys(_meant(name, refuse)))
+        except Refused as error:
+            refuse(str(error))
     return list(found)
+
+
+def _meant(name: str, refuse: Callable[[str], None]) -> list[Path]:
+    """Returns the files that one name means.
+
+    Raises:
+        Refused: If there is none.
+    """
+    if os.path.isdir(name):
+        if inside := _inside(name, refuse):
+            return inside
+        raise Refused(f"{name} holds no image: looked for {', '.join(SUFFIXES)}")
+    try:
+        os.lstat(name)
+        return [Path(name)]
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise Refused(f"{name}: {error.strerror}: name image files, folders or patterns") from error
+    # What a person names with the name of such a folder is meant.
+    unwanted = [folder for folder in _UNWANTED if folder not in Path(name).parts]
+    matches = [
+        match
+        for match in sorted(glob.glob(name, recursive=True))
+        if not set(unwanted) & set(Path(match).parts)
+    ]
+    folders = [match for match in matches if os.path.isdir(match)]
+    meant = [Path(match) for match in matches if match not in folders]
+    for folder in folders:
+        meant += _inside(folder, refuse)
+    if folders and not meant:
+        raise Refused(
+            f"{name} matches {len(folders)} folder{'s' * (len(folders) > 1)} without an image: "
+            f"looked for {', '.join(SUFFIXES)}"
+        )
+    if not meant:
+        raise Refused(f"{name}: no such file: name image files, folders or patterns")
+    return sorted(set(meant))
+
+
+def _inside(folder: str, refuse: Callable[[str], None]) -> list[Path]:
+    """Returns the image files below a folder; `refuse` gets a line about one that is unreadable."""
+    found = []
+
+    def unreadable(error: OSError) -> None:
+        refuse(f"{error.filename}: {error.strerror}: make the folder readable")
+
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not _is_private(name)]
+        found += [
+            Path(place, name)
+            for name in files
+            if Path(name).suffix.lower() in SUFFIXES and not _is_private(name)
+        ]
+    return sorted(found)
+
+
+def _is_private(name: str) -> bool:
+    """Tells whether a file or folder of this name is a program's own, not a person's."""
+    return name.startswith(".") or name in _UNWANTED
 
 
 def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

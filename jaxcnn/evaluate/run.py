@@ -41,6 +41,7 @@ class Run:
         self._folder = RunDir(path)
         self.path = path = self._folder.path
         self.name = shown(Path(path.resolve().name))
+        self._folder.check_name()
         content = self._folder.read_json("config.json")
         if content is None:
             raise UserError(

@@ -7,10 +7,11 @@ and matplotlib itself is imported by the first figure, so that a training starts
 from jaxcnn.plots.classes import confusion, per_class
 from jaxcnn.plots.curves import compared, curves
 from jaxcnn.plots.images import Prediction, filters, predictions, rows
-from jaxcnn.plots.style import save
+from jaxcnn.plots.style import SUFFIXES, save
 from jaxcnn.plots.tradeoff import gradients, tradeoff
 
 __all__ = [
+    "SUFFIXES",
     "Prediction",
     "compared",
     "confusion",

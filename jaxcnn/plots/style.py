@@ -17,6 +17,15 @@ LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DOTS_PER_INCH = 110
 
+# What each format would tell of the moment and the program, left out.
+_METADATA: Any = {
+    ".png": {"Software": None},
+    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    ".svg": {"Creator": None, "Date": None},
+}
+SUFFIXES = tuple(_METADATA)
+"""Endings of the files that `save` writes; each says the format."""
+
 _SETTINGS: Any = {
     "font.size": 9,
     "font.family": ["DejaVu Sans"],
@@ -66,26 +75,42 @@ def line(index: int) -> str:
     return LINES[index // len(COLOURS) % len(LINES)]
 
 
-def png(drawn: "Figure") -> bytes:
-    """Returns the picture as the bytes of a PNG file, the same for the same figure."""
+def encode(drawn: "Figure", suffix: str = ".png") -> bytes:
+    """Returns the picture as the bytes of a file, the same for the same figure.
+
+    Args:
+        drawn: The picture.
+        suffix: One of `SUFFIXES`, which says the format.
+    """
+    import matplotlib
+
     buffer = io.BytesIO()
     with styled():
-        drawn.savefig(buffer, dpi=DOTS_PER_INCH, format="png", metadata={"Software": None})
+        matplotlib.rcParams["svg.hashsalt"] = "jaxcnn"
+        drawn.savefig(
+            buffer, dpi=DOTS_PER_INCH, format=suffix.removeprefix("."), metadata=_METADATA[suffix]
+        )
     return buffer.getvalue()
 
 
 def save(drawn: "Figure", path: Path) -> None:
-    """Writes the picture as a PNG file: a reader sees the old one or the new one, never a half.
+    """Writes the picture, in the format that the path's suffix says.
+
+    A reader sees the old file or the new one, never a half.
 
     Raises:
-        OSError: If the system refuses.
+        OSError: If the system refuses, naming `path`.
+        KeyError: If the suffix is not in `SUFFIXES`.
     """
-    content = png(drawn)
+    content = encode(drawn, path.suffix.lower())
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(path)  # not the temporary file, of which nobody knows
+        error.filename2 = None
         raise
+    finally:
+        temporary.unlink(missing_ok=True)

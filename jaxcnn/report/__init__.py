@@ -9,12 +9,16 @@ from jaxcnn.evaluate.run import Run
 from jaxcnn.report import claims, facts, measure, page, samples
 from jaxcnn.run.folder import write_atomically
 
-__all__ = ["write"]
+__all__ = ["FILES", "write"]
+
+_PICTURES = ("curves.png", "accuracy_against_cost.png", "gradients.png")
+FILES = ("report.html", "report.json", *_PICTURES)
+"""What `write` writes."""
 
 
 def write(
     runs: Mapping[str, Run],
-    out: Path,
+    out: str | Path,
     *,
     data_dir: str = "",
     say: Callable[[str], None] = lambda _: None,
@@ -41,6 +45,7 @@ def write(
     shown = samples.of_runs(runs, data_dir, say)
     checked = claims.all_claims(found, counted, timed, gradients)
 
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     numbers = {
         "runs": found,

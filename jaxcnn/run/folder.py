@@ -46,7 +46,7 @@ class RunDir:
             UserError: If the folder holds something else or another configuration, naming the
                 keys that differ and those that may differ; if one of its files is damaged.
         """
-        self._check_name()
+        self.check_name()
         existing = self.read_json("config.json")
         if existing is None:
             if self.path.exists() and (not self.path.is_dir() or any(self._foreign())):
@@ -67,7 +67,7 @@ class RunDir:
                 f"new folder with --workdir, or set these back; {compat.MAY_CHANGE}"
             )
 
-    def _check_name(self) -> None:
+    def check_name(self) -> None:
         """Raises UserError if the library that writes checkpoints cannot take the folder's name."""
         path = str(self.path.absolute())
         try:
