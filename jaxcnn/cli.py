@@ -52,8 +52,13 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command; without `arguments`, those of the process."""
     given = sys.argv[1:] if arguments is None else arguments
+    script(lambda: run(given))
+
+
+def script(program: Callable[[], int | None]) -> NoReturn:
+    """Runs the program of this process and exits, see `end`; output may be closed, or take less."""
     streams.prepare()
-    end(lambda: run(given))
+    end(program)
 
 
 def run(arguments: Sequence[str]) -> int | None:

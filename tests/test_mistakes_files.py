@@ -4,19 +4,29 @@ Everything runs in this process, except where the streams of a process are what 
 """
 
 import ast
+import importlib
+import importlib.util
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
-from jaxcnn import cli
-from jaxcnn.commands import streams
+from jaxcnn import cli, plots, report
+from jaxcnn.commands import outfiles, streams
+from jaxcnn.config import schema
 from jaxcnn.errors import UserError
+from jaxcnn.evaluate import evaluation
+from jaxcnn.evaluate import run as runs
+from jaxcnn.evaluate.run import Run
 from jaxcnn.run.folder import RunDir
 
 ROOT = Path(__file__).parents[1]
@@ -26,28 +36,24 @@ TRAIN = ("train", "--config=lenet:digits", "--train.epochs=2", "--notrain.plots"
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module.. method:DeprecationWarning")
 
 
-def _child(*arguments, environment=None, **options):
-    """Runs the command in a process of its own; returns it when it has ended."""
-    return subprocess.run(
-        [sys.executable, "-m", "jaxcnn", *arguments],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **(environment or {})},
-        stderr=subprocess.PIPE,
-        timeout=200,
-        **options,
-    )
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def _ending(capsys, program):
+    """Ends a program as a process does; returns (exit code, lines of standard error)."""
+    with pytest.raises(SystemExit) as ending:
+        cli.end(program)
+    code, lines = ending.value.code, capsys.readouterr().err.splitlines()
+    if isinstance(code, str):  # the interpreter prints it and exits with 1
+        lines, code = [*lines, *code.splitlines()], 1
+    return code or 0, lines
 
 
 def _ended(capsys, *arguments):
     """Runs the command in this process; returns (exit code, lines of standard error)."""
     for name in [name for name in flags.FLAGS if name.partition(".")[0] == "config"]:
         delattr(flags.FLAGS, name)  # the command defines them from its arguments
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ending:
-        cli.end(lambda: cli.run([str(argument) for argument in arguments]))
-    code, lines = ending.value.code, capsys.readouterr().err.splitlines()
-    if isinstance(code, str):  # the interpreter prints it and exits with 1
-        lines, code = [*lines, *code.splitlines()], 1
-    return code or 0, lines
+    return _ending(capsys, lambda: cli.run([str(argument) for argument in arguments]))
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +70,6 @@ def process_is_left_alone(monkeypatch):
 def finished(tmp_path_factory):
     """A finished run of LeNet on the embedded digits, without a checkpoint."""
     from jaxcnn import data
-    from jaxcnn.config import schema
     from jaxcnn.config.settings import Settings
 
     config = schema.use_dataset(schema.default_config(), "digits")
@@ -78,7 +83,8 @@ def finished(tmp_path_factory):
             run.append_metrics({"epoch": epoch, "step": 22 * epoch, **numbers})
         counts = {"parameters": 9, "flops": 9, "total_seconds": 1.0}
         run.write_json("summary.json", {**run.read_metrics()[-1], "model": "lenet", **counts})
-        run.add_start({"python": "3.11"})
+        start = {"git_revision": "0", "platform": "cpu", "cpu": "a", "cpu_count": 2}
+        run.add_start({**start, "packages": {"jax": "0", "flax": "0"}})
     return run.path
 
 
@@ -236,8 +242,6 @@ def test_a_damaged_file_of_a_run_is_named_by_the_verb_that_reads_it(
 
 
 def test_records_that_are_missing_before_the_newest_checkpoint_are_noticed(finished, capsys):
-    from types import SimpleNamespace
-
     from jaxcnn.train.loop import Training
 
     training = SimpleNamespace(
@@ -313,8 +317,9 @@ def test_a_report_that_cannot_be_printed_is_told_once(full, monkeypatch, capsys)
     ],
 )
 def test_a_full_disk_under_standard_output_is_named(arguments, code, message):
+    command = [sys.executable, "-m", "jaxcnn", *arguments]
     with open("/dev/full", "w") as disk:
-        done = _child(*arguments, stdout=disk)
+        done = subprocess.run(command, stdout=disk, stderr=subprocess.PIPE, env=ENVIRONMENT)
     lines = done.stderr.decode().splitlines()
     assert (done.returncode, len(lines)) == (code, 1) and lines[0].startswith(message), lines
 
@@ -331,7 +336,7 @@ def test_a_training_goes_on_without_anybody_who_reads_what_it_says(redirection, 
     command = [sys.executable, "-m", "jaxcnn", *TRAIN, f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f'"$@" {redirection}', "sh", *command],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         capture_output=True,
         timeout=200,
     )
@@ -343,3 +348,308 @@ def test_a_training_goes_on_without_anybody_who_reads_what_it_says(redirection, 
     else:
         assert lines == []
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epoch"] == 2
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch):
+    below = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", below)
+    monkeypatch.setattr(sys, "stderr", None)
+    streams.prepare()
+    print("läuft", os.fsdecode(b"n\xff"), flush=True)
+    print("nowhere", file=sys.stderr, flush=True)
+    assert below.buffer.getvalue() == b"l\\xe4uft n\\udcff\n"
+
+
+@pytest.mark.slow
+def test_a_training_whose_folder_the_terminal_cannot_show_ends_well(tmp_path):
+    command = [sys.executable, "-m", "jaxcnn", *TRAIN, "--workdir=läuft/é"]
+    for variables in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX"}):
+        done = subprocess.run(
+            command, env={**ENVIRONMENT, **variables}, capture_output=True, cwd=tmp_path
+        )
+        assert (done.returncode, done.stderr) == (0, b""), done.stderr
+        assert b"everything is in l" in done.stdout
+    assert (tmp_path / "läuft" / "é" / "summary.json").is_file()
+
+
+def test_a_run_folder_whose_name_is_no_text_is_refused_before_the_training(tmp_path, capsys):
+    path = tmp_path / os.fsdecode(b"n\xff")
+    code, lines = _ended(capsys, *TRAIN, f"--workdir={path}")
+    assert (code, len(lines)) == (1, 1), lines
+    assert lines[0].startswith(f"error: {tmp_path}/n\ufffd is no UTF-8 text here"), lines
+    assert not path.exists()
+    path.mkdir()
+    with pytest.raises(UserError, match="is no UTF-8 text here"):
+        Run(path)
+
+
+def test_a_run_folder_is_named_by_a_path_or_by_its_text(finished):
+    from jaxcnn import data
+    from jaxcnn.train import fit
+
+    assert Run(str(finished)).path == Run(finished).path == finished
+    assert list(runs.named([str(finished)])) == ["run"]
+    config = schema.use_dataset(schema.default_config(), "digits")
+    config.model.name, config.train.epochs, config.train.plots = "lenet", 2, False
+    assert fit.fit(config, data.load(**config.dataset), str(finished))["epoch"] == 2
+
+
+@pytest.fixture
+def place(copy, tmp_path, monkeypatch):
+    """A working folder with the runs `run` and `other`, a folder, a file and a dangling link."""
+    shutil.copytree(copy, tmp_path / "other")
+    (tmp_path / "folder" / "report.html").mkdir(parents=True)
+    (tmp_path / "file").write_text("important")
+    (tmp_path / "link.json").symlink_to("nowhere/x.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+MISPLACED = [
+    ("evaluate run --out nowhere/x.json", "there is no folder nowhere: make it first"),
+    ("evaluate run --out folder", "it is a folder: name a file in it"),
+    ("evaluate run --out x.csv", "its ending is '.csv': use .json or none"),
+    ("evaluate run --out link.json", "it is a link to nothing"),
+    ("evaluate run --out file/x.json", "there is no folder file"),
+    ("predict run a.png --picture nowhere/x.png", "there is no folder nowhere"),
+    ("predict run a.png --picture folder", "it is a folder"),
+    ("predict run a.png --picture x.bmp", "its ending is '.bmp': use .png or .pdf or .svg"),
+    ("predict run a.png --picture x", "its ending is 'none': use .png or .pdf or .svg"),
+    ("plot run other --out nowhere/x.png", "there is no folder nowhere"),
+    ("plot run other --out folder", "it is a folder"),
+    ("plot run other --out x.jpg", "its ending is '.jpg': use .png or .pdf or .svg"),
+    ("plot run --out x.png", "is no folder, which one run's plots need"),
+    ("plot run --out file", "file is no folder: name a folder"),
+    ("plot run --out file/x", "file is no folder: name a folder"),
+    ("compare run other --out file", "file is no folder: name a folder"),
+    ("compare run other --out file/x/y", "file is no folder: name a folder"),
+    ("compare run other --out folder", "folder/report.html cannot be written, it is a folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), MISPLACED, ids=[row[0] for row in MISPLACED])
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(
+    command, message, place, capsys
+):
+    before = _files(place)
+    code, lines = _ended(capsys, *command.split())
+    assert (code, len(lines)) == (1, 1), lines
+    assert message in lines[0] and command.split()[-1] in lines[0], lines
+    assert _files(place) == before
+
+
+def test_the_names_of_the_report_are_those_that_are_written():
+    tree = ast.parse(Path(report.__file__).read_text(encoding="utf-8"))
+    (write,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "write")
+    names = {n.value for n in ast.walk(write) if isinstance(n, ast.Constant)}
+    written = {n for n in names if isinstance(n, str) and Path(n).suffix in (".html", ".json")}
+    pictures = {n for n in names if isinstance(n, str) and n.endswith(".png") and " " not in n}
+    assert written - {"report.json and PNG figures"} | pictures == set(report.FILES)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begin"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")]
+)
+def test_the_suffix_says_the_format_and_the_figure_the_bytes(suffix, begin, tmp_path):
+    records = [{"epoch": 1, "train_loss": 0.5, "eval_loss": 0.5}]
+    for name in ("a", "b"):
+        plots.save(plots.curves(records, "title"), tmp_path / f"{name}{suffix}")
+    content = (tmp_path / f"a{suffix}").read_bytes()
+    assert content.startswith(begin) and content == (tmp_path / f"b{suffix}").read_bytes()
+    assert {path.suffix for path in tmp_path.iterdir()} == {suffix}
+
+
+def test_a_device_is_written_to_and_stays_one(tmp_path):
+    for name, refused in (("null", None), ("full", "No space left on device")):
+        device = Path("/dev", name)
+        outfiles.check_file("--out", device, (".json",))
+        if refused:
+            with pytest.raises(UserError, match=f"--out={device} cannot be written, {refused}"):
+                outfiles.write_text("--out", device, "x" * 100_000)
+        else:
+            outfiles.write_text("--out", device, "x")
+        assert device.is_char_device()
+    (tmp_path / "link").symlink_to("file")
+    outfiles.write_text("--out", tmp_path / "link", "x")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "x"
+
+
+@pytest.fixture
+def guesses(monkeypatch):
+    """Every network gives every class the same probability."""
+
+    def classifier(run, warn, batch_size):
+        network = lambda images: np.full((len(images), 10), 0.1)  # noqa: E731
+        return 7, SimpleNamespace(probabilities=network)
+
+    monkeypatch.setattr(evaluation, "classifier", classifier)
+
+
+def test_one_bad_file_does_not_stop_the_others(place, guesses, capsys):
+    for name in ("good.png", "in/more.png", "in/.hidden.png", "in/__MACOSX/x.png"):
+        (place / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(place / name)
+    shutil.copy(place / "good.png", place / os.fsdecode(b"n\xff.png"))
+    (place / "bare").mkdir()
+    bad = ["missing.png", "bare", "bar*", "*.bmp", "file", ""]
+    arguments = ["run", "good.png", *bad, "in", os.fsdecode(b"n\xff.png")]
+    with pytest.raises(SystemExit) as ending:
+        cli.end(lambda: cli.run(["predict", *arguments, "--json", "--picture", "x.svg"]))
+    said = capsys.readouterr()
+    content = json.loads(said.out)
+    assert ending.value.code == 1
+    assert [p["file"] for p in content["predictions"]] == [
+        "good.png",
+        "in/more.png",
+        os.fsdecode(b"n\xff.png"),
+    ]
+    lines = said.err.splitlines()
+    assert lines == [f"error: {line}" for line in content["refused"]]
+    assert len(lines) == len(bad)
+    for name in bad:
+        assert sum(line.startswith(f"error: {name}") for line in lines) >= 1
+    assert (place / "x.svg").is_file()
+
+
+def test_a_picture_that_fails_takes_no_result_along(place, guesses, capsys, monkeypatch):
+    Image.new("L", (8, 8)).save(place / "good.png")
+
+    def full(figure, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(plots, "save", full)
+    with pytest.raises(SystemExit) as ending:
+        cli.end(lambda: cli.run(["predict", "run", "good.png", "--picture", "x.png"]))
+    assert ending.value.code == "error: x.png: No space left on device"
+    assert capsys.readouterr().out.startswith("good.png: 0 10.0 %")
+
+
+LAYERS = [
+    ("lenet --classes 0", 1, "--classes=0 is not allowed: from 1 to 1,000,000"),
+    ("lenet --classes -3", 1, "--classes=-3 is not allowed: from 1 to 1,000,000"),
+    ("lenet --classes 10000000", 1, "--classes=10000000 is not allowed"),
+    ("lenet --classes ten", 2, "invalid int value: 'ten'"),
+    ("lenet --image 0x1x1", 1, "--image=0x1x1 is not allowed"),
+    ("lenet --image 32x32x999999", 1, "each from 1 to 99999"),
+    ("lenet --image 1x1x3", 1, "lenet cannot take images of 1 x 1 x 3: give larger ones"),
+    ("lenet --image 4x4x3", 1, "lenet cannot take images of 4 x 4 x 3: give larger ones"),
+    ("run --classes 0", 1, "run is a run, whose network is fixed"),
+    ("folder", 1, "folder is no run folder"),
+    ("broken.py", 1, "broken.py line 1: SyntaxError"),
+    ("raises.py", 1, "raises.py line 2: ZeroDivisionError"),
+    ("none.py", 1, "none.py"),
+    ("number.py", 1, "number.py"),
+    ("bare.py", 1, "bare.py"),
+    ("bytes.py", 1, "bytes.py"),
+    ("zeros.py", 1, "zeros.py"),
+    ("few.py", 1, "missing or unknown in the configuration: "),
+]
+CONFIGURATIONS = {
+    "broken.py": b"def get_config(:\n",
+    "raises.py": b"def get_config():\n    return 1 / 0\n",
+    "none.py": b"def get_config():\n    pass\n",
+    "number.py": b"def get_config():\n    return 5\n",
+    "bare.py": b"",
+    "bytes.py": b"\xff\xfe",
+    "zeros.py": b"\0\0",
+    "few.py": b"from ml_collections import config_dict\n\n\ndef get_config():\n"
+    b"    return config_dict.ConfigDict({'seed': 1})\n",
+}
+
+
+@pytest.mark.parametrize(("command", "code", "message"), LAYERS, ids=[row[0] for row in LAYERS])
+def test_a_mistake_of_layers_is_one_line(command, code, message, place, capsys):
+    for name, content in CONFIGURATIONS.items():
+        (place / name).write_bytes(content)
+    found, lines = _ended(capsys, "layers", *command.split())
+    assert (found, len(lines)) == (code, 1), lines
+    assert lines[0].startswith("error: ") and message in lines[0], lines
+
+
+def _script(name, monkeypatch, capsys, *arguments):
+    """Runs a script in this process; returns (exit code, lines of standard error)."""
+    folder = ROOT / "scripts" / name
+    monkeypatch.syspath_prepend(str(folder.parent))
+    module = importlib.import_module(folder.stem)
+    monkeypatch.setattr(sys, "argv", [f"{folder.stem}.py", *map(str, arguments)])
+    if hasattr(module, "Contender"):
+        monkeypatch.setattr(module, "Contender", pytest.fail)  # nothing is measured
+    return _ending(capsys, module.main)
+
+
+SCRIPTS = [
+    ("bench/steps --network alexnet", 1, "model.name='alexnet' is unknown"),
+    ("bench/steps --config nowhere.py", 1, "nowhere.py: there is no such file"),
+    ("bench/steps --config broken.py", 1, "broken.py line 1: SyntaxError"),
+    ("bench/steps --network lenet --batch_size 0", 2, "'0' is not allowed: a whole number, at"),
+    ("bench/steps --network lenet --threads -1", 2, "'-1' is not allowed: a whole number, at"),
+    ("bench/steps --network lenet --rounds 4", 2, "'4' is not allowed: a whole number, at least 5"),
+    ("bench/steps --network lenet --out nowhere/x.json", 1, "there is no folder nowhere"),
+    ("bench/steps --network lenet --out folder", 1, "--out=folder cannot be written"),
+    ("bench/steps --network lenet --peer torch", 1, "pip install 'jaxcnn[bench]'"),
+    ("bench/steps", 2, "say which network: --network NAME or --config FILE"),
+    ("bench/history --network alexnet", 1, "model.name='alexnet' is unknown"),
+    ("bench/history --out nowhere/x.json", 1, "there is no folder nowhere"),
+    ("bench/history 0000000", 1, "git log -1 --format=%s 0000000 fails: "),
+    ("bench/pairs HEAD HEAD --network alexnet", 1, "model.name='alexnet' is unknown"),
+    ("bench/pairs HEAD HEAD --out nowhere/x.json", 1, "there is no folder nowhere"),
+    ("bench/layers --out nowhere/x.json", 1, "there is no folder nowhere"),
+    ("bench/layers --batch_size 0", 2, "'0' is not allowed"),
+    ("bench/profile_step --network alexnet", 1, "model.name='alexnet' is unknown"),
+    ("bench/profile_step --network lenet --out folder", 1, "--out=folder cannot be written"),
+    ("bench/scaling --networks alexnet --output x.json", 1, "model.name='alexnet' is unknown"),
+    ("bench/scaling --output file/x.json", 1, "file is no folder"),
+    ("dev/collect", 1, "give run folders, or --table FILE, or --page FOLDER"),
+    ("dev/collect folder", 1, "folder is no finished run folder: it has no config.json"),
+    ("dev/collect run --out nowhere/x.json", 1, "there is no folder nowhere"),
+    ("dev/collect --page nowhere", 1, "nowhere/cifar10.json cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "message"), SCRIPTS, ids=[row[0] for row in SCRIPTS])
+def test_a_mistake_of_a_script_is_one_line_before_anything_is_measured(
+    command, code, message, place, capsys, monkeypatch
+):
+    (place / "broken.py").write_bytes(CONFIGURATIONS["broken.py"])
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name)
+    )
+    before = _files(place)
+    script, *arguments = command.split()
+    found, lines = _script(script, monkeypatch, capsys, *arguments)
+    assert (found, len(lines)) == (code, 1), lines
+    assert lines[0].startswith("error: ") and message in lines[0], lines
+    assert _files(place) == before
+
+
+TABLES = ("bench/steps", "bench/history", "bench/layers", "bench/pairs", "bench/profile_step")
+
+
+@pytest.mark.parametrize("kind", [*DAMAGE, "keys", "directory", "missing"])
+@pytest.mark.parametrize("script", [*TABLES, "bench/scaling", "dev/collect", "dev/collect rates"])
+def test_a_damaged_file_of_results_is_named(script, kind, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "x.json"
+    if kind == "directory":
+        path.mkdir()
+    elif kind != "missing":
+        made = DAMAGE.get(kind, lambda text: '[{"network": 1, "summary": 2}]')('{"results": []}')
+        path.write_bytes(made if isinstance(made, bytes) else made.encode())
+    if script == "bench/scaling":
+        arguments = ["--table", "--output", path]
+    elif script.endswith("rates"):
+        arguments = ["--table", ROOT / "docs" / "results" / "cifar10.json", "--speeds", path]
+    else:
+        arguments = ["--table", path]
+    code, lines = _script(script.split()[0], monkeypatch, capsys, *arguments)
+    assert (code, len(lines)) == (1, 1), lines
+    assert lines[0].startswith(f"error: {path} "), lines
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "summary.json"])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_collect_names_a_damaged_file_of_a_run(name, kind, copy, capsys, monkeypatch):
+    _damage(copy, name, DAMAGE[kind])
+    code, lines = _script("dev/collect", monkeypatch, capsys, copy)
+    assert (code, len(lines)) == (1, 1), lines
+    assert lines[0].startswith(f"error: {copy / name} "), lines

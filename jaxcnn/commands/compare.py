@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from jaxcnn import report
-from jaxcnn.commands import output
+from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import run as runs
 from jaxcnn.runtime import compilation_cache, memory
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Writes the report and prints its path."""
     found = runs.named(args.runs)
-    output.check_folder("--out", args.out, report.FILES)
+    outfiles.check_folder("--out", args.out, report.FILES)
     memory.configure_malloc()
     compilation_cache.use_compilation_cache()
     path = report.write(found, args.out, data_dir=args.data_dir, say=warn)

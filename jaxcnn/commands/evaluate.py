@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from jaxcnn.commands import output
+from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import evaluation, scores
 from jaxcnn.evaluate.run import Run
@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluates the run and prints the scores."""
     if args.out:
-        output.check_file("--out", args.out, (".json", ""))
+        outfiles.check_file("--out", args.out, (".json", ""))
     compilation_cache.use_compilation_cache()
     run = Run(args.run)
     result = evaluation.evaluate(run, warn, split=args.split, data_dir=args.data_dir)
     text = json.dumps(evaluation.as_json(run, result, args.split), indent=2)
     print(text if args.json else scores.table(result.scores, run.class_names))
     if args.out:  # after the printing, which it cannot take along if it fails
-        output.write_text("--out", args.out, text + "\n")
+        outfiles.write_text("--out", args.out, text + "\n")

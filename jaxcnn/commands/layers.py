@@ -19,6 +19,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import summary
 
+MOST_CLASSES = 1_000_000
 _SUMMED = ("parameters", "flops", "memory")
 
 # Image shape and number of classes of data sets, so that a table needs no data.
@@ -47,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the table of the network's layers."""
     name, model, shape = _network(args)
-    layers = summary.layers(model, shape)
+    try:
+        layers = summary.layers(model, shape)
+    except (TypeError, ValueError, ArithmeticError) as error:  # whatever a convolution says to it
+        raise _too_small(name, shape) from error
+    if any(0 in layer.output for layer in layers):
+        raise _too_small(name, shape)
     print(f"{name}, one image of {' x '.join(map(str, shape))}; memory: the layers' outputs")
     print(_table(layers))
     weights = sum(layer.parameters for layer in layers)
@@ -59,7 +65,7 @@ def _network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
     """Returns (name, network, image shape) of what the arguments mean."""
     path = Path(args.source)
     if path.is_dir():
-        if args.model or args.image or args.classes:
+        if args.model or args.image or args.classes is not None:
             raise UserError(
                 f"{path} is a run, whose network is fixed: give a configuration with "
                 "--model, --image or --classes"
@@ -69,13 +75,16 @@ def _network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
     config = config_flag.load(args.source)
     schema.validate(config)
     shape, classes = _KNOWN.get(config.dataset.name, (None, None))
-    shape, classes = _shape(args.image) if args.image else shape, args.classes or classes
+    shape = shape if args.image is None else _shape(args.image)
+    classes = classes if args.classes is None else args.classes
     if shape is None or classes is None:
         raise UserError(
             f"the image shape of {config.dataset.name} is not known here: give it with --image "
             "and --classes, such as --image 96x96x3 --classes 10"
         )
-    name = args.model or config.model.name
+    if not 1 <= classes <= MOST_CLASSES:
+        raise UserError(f"--classes={classes} is not allowed: from 1 to {MOST_CLASSES:,}")
+    name = config.model.name if args.model is None else args.model
     fields = {
         key: config.model[key]
         for key in models.options(name if name in models.FAMILY else "lenet")
@@ -84,10 +93,20 @@ def _network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
     return name, models.create(name, classes, **fields), shape
 
 
+def _too_small(name: str, shape: tuple[int, int, int]) -> UserError:
+    return UserError(
+        f"{name} cannot take images of {' x '.join(map(str, shape))}: give larger ones with "
+        "--image, such as 32x32x3"
+    )
+
+
 def _shape(text: str) -> tuple[int, int, int]:
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text, re.ASCII)
     if not found:
-        raise UserError(f"--image={text} is not allowed: HEIGHTxWIDTHxCHANNELS, such as 32x32x3")
+        raise UserError(
+            f"--image={text} is not allowed: HEIGHTxWIDTHxCHANNELS, such as 32x32x3, each from 1 "
+            "to 99999"
+        )
     height, width, channels = map(int, found.groups())
     return height, width, channels
 

@@ -1,13 +1,45 @@
 """The arguments of a verb: its docstring is the help, and a mistake is one line."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from jaxcnn.commands.console import usage_error
 
 
-class Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line; for scripts as it is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with code 2 after one line."""
+        usage_error(f"{message}; see {self.prog} --help")
+
+
+def script_parser(documentation: str | None) -> OneLineParser:
+    """Returns the parser of a script with this docstring."""
+    return OneLineParser(
+        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Returns what reads a whole number from `low` on, as the `type` of an argument."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not allowed: a whole number, at least {low}"
+            )
+        return number
+
+    return read
+
+
+class Parser(OneLineParser):
     """A parser whose help is a module's docstring, and whose errors are one line."""
 
     def __init__(self, verb: str, documentation: str) -> None:
@@ -37,7 +69,3 @@ class Parser(argparse.ArgumentParser):
         if not result.program:
             self.error("a program is required after --")
         return result
-
-    def error(self, message: str) -> NoReturn:
-        """Exits with code 2 after one line."""
-        usage_error(f"{message}; see {self.prog} --help")

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from jaxcnn import plots
-from jaxcnn.commands import output
+from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import run as runs
@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> None:
     several = len(args.runs) > 1
     path = args.out or Path("curves.png")
     if several:
-        output.check_file("--out", path, plots.SUFFIXES)
+        outfiles.check_file("--out", path, plots.SUFFIXES)
     elif args.out:
         if path.suffix.lower() in plots.SUFFIXES and not path.is_dir():
             raise UserError(f"--out={path} is no folder, which one run's plots need: name one")
-        output.check_folder("--out", path)
+        outfiles.check_folder("--out", path)
     found = runs.named(args.runs)
     for name, run in found.items():
         if not run.records:

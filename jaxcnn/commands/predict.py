@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn import plots
-from jaxcnn.commands import output
+from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import evaluation, image_files
 from jaxcnn.evaluate.run import Run
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the likeliest classes of each image; returns 1 if any file could not be used."""
     if args.picture:
-        output.check_file("--picture", args.picture, plots.SUFFIXES)
+        outfiles.check_file("--picture", args.picture, plots.SUFFIXES)
     compilation_cache.use_compilation_cache()
     run = Run(args.run)
     images, used = [], []

@@ -10,17 +10,19 @@ version is always among them: results are ratios of a version's step time to tha
 Without arguments: the versions of docs/cpu-history.md.
 """
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import steps
 
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
+from jaxcnn.commands.parser import at_least, script_parser
+from jaxcnn.errors import UserError
 from jaxcnn.runtime import environment
 
 VERSIONS = (
@@ -51,7 +53,10 @@ NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
 def git(*arguments: str) -> str:
     """Runs git in this project and returns what it prints."""
     command = ["git", "-C", str(steps.ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"git {' '.join(arguments)} fails: {' '.join(done.stderr.split())}")
+    return done.stdout.strip()
 
 
 def measure(network: str, trees: dict[str, Path], rounds: int) -> dict[str, Any]:
@@ -94,18 +99,23 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> int:
     """Runs the program; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("version", nargs="*", default=list(VERSIONS), help="git revisions")
     parser.add_argument("--network", action="append", help="repeatable")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of which medians are taken")
-    parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--table", help="prints the table of such a file; measures nothing")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=5, help="rounds of which medians are taken"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--table", type=Path, help="prints the table of such a file; measures nothing"
+    )
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(Path(args.table).read_text(encoding="utf-8"))))
+        print(outfiles.read(args.table, table))
         return 0
+    networks = steps.known(args.network or NETWORKS)
+    if args.out:
+        outfiles.check_file("--out", args.out, (".json", ""))
     report: dict[str, Any] = {
         "machine": environment.machine(),
         "rounds": args.rounds,
@@ -117,10 +127,10 @@ def main() -> int:
         for version, tree in trees.items():
             git("worktree", "add", "--detach", "--force", str(tree), version)
         try:
-            for network in args.network or NETWORKS:
+            for network in networks:
                 report["networks"][network] = measure(network, trees, args.rounds)
                 if args.out:
-                    Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                    outfiles.write_text("--out", args.out, json.dumps(report, indent=1) + "\n")
         finally:
             for tree in trees.values():
                 git("worktree", "remove", "--force", str(tree))
@@ -129,4 +139,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.script(main)

@@ -9,12 +9,10 @@ moment of the machine meets all; medians in milliseconds. Stock: XLA's operation
 With `--peer torch` also PyTorch (channels_last), forward and all three passes together.
 """
 
-import argparse
 import functools
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import steps
 from jax import lax
 
-from jaxcnn import ops
+from jaxcnn import cli, ops
+from jaxcnn.commands import outfiles
+from jaxcnn.commands.parser import at_least, script_parser
 from jaxcnn.ops.chunks import chunk_size, sum_chunks
 from jaxcnn.ops.conv import im2col, kernel_grad_as_conv, onednn, xla
 from jaxcnn.ops.spec import ConvSpec
@@ -179,23 +180,28 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> int:
     """Runs the program; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = script_parser(__doc__)
+    parser.add_argument("--batch_size", type=at_least(1), default=128)
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=15, help="rounds of which medians are taken"
     )
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of which medians are taken")
     parser.add_argument("--peer", action="append", choices=["torch"], default=[])
     parser.add_argument(
         "--default_options",
         action="store_true",
         help="compile as JAX does where nobody passes ops.CPU_COMPILER_OPTIONS",
     )
-    parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--table", help="prints the table of such a file; measures nothing")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--table", type=Path, help="prints the table of such a file; measures nothing"
+    )
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(Path(args.table).read_text(encoding="utf-8"))))
+        print(outfiles.read(args.table, table))
         return 0
+    steps.check_peers(args.peer)
+    if args.out:
+        outfiles.check_file("--out", args.out, (".json", ""))
     memory.configure_malloc()
     options: dict[str, Any] = {} if args.default_options else dict(ops.CPU_COMPILER_OPTIONS)
     report: dict[str, Any] = {
@@ -209,10 +215,10 @@ def main() -> int:
     for shape in SHAPES:
         report["shapes"].append(measure(shape, args.batch_size, args.rounds, args.peer, options))
         if args.out:
-            Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            outfiles.write_text("--out", args.out, json.dumps(report, indent=1) + "\n")
     print(table(report))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.script(main)

@@ -10,11 +10,9 @@ of starts gives one ratio of the seconds of compilation. The medians are what co
 second version is slower.
 """
 
-import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,9 @@ from typing import Any
 import history
 import steps
 
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
+from jaxcnn.commands.parser import at_least, script_parser
 from jaxcnn.runtime import environment
 
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12", "densenet_bc100_k12")
@@ -89,22 +90,23 @@ def _spread(ratios: list[float]) -> str:
 
 def main() -> int:
     """Runs the program; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("version", nargs="*", help="two git revisions")
     parser.add_argument("--network", action="append", help="repeatable")
-    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--batch_size", type=at_least(1), default=128)
     parser.add_argument("--rounds", type=int, default=11, help="rounds of steps")
     parser.add_argument("--compiles", type=int, default=5, help="pairs of starts")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--table", type=Path, help="print the table of such a file, no more")
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(args.table.read_text(encoding="utf-8"))))
+        print(outfiles.read(args.table, table))
         return 0
     if len(args.version) != 2 or args.rounds < 2 or args.compiles < 2:
         parser.error("give two revisions, and at least 2 rounds and pairs")
+    networks = steps.known(args.network or NETWORKS)
+    if args.out:
+        outfiles.check_file("--out", args.out, (".json", ""))
     import jax
 
     report: dict[str, Any] = {
@@ -121,13 +123,13 @@ def main() -> int:
         for version, tree in zip(report["versions"], trees, strict=True):
             history.git("worktree", "add", "--detach", "--force", str(tree), version)
         try:
-            for network in args.network or NETWORKS:
+            for network in networks:
                 report["networks"][network] = measure(
                     network, (first, second), args.batch_size, args.rounds, args.compiles
                 )
                 print(table({**report, "networks": {network: report["networks"][network]}}))
                 if args.out:
-                    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                    outfiles.write_text("--out", args.out, json.dumps(report, indent=1) + "\n")
         finally:
             for tree in trees:
                 history.git("worktree", "remove", "--force", str(tree))
@@ -136,4 +138,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.script(main)

@@ -8,18 +8,20 @@ for the operation that runs then; of several, for the longest; if none is seen (
 threads), for the one that began last. The step is that of steps.py, a little slower for profiling.
 """
 
-import argparse
 import collections
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import steps
 from workers import build_jax
 
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
+from jaxcnn.commands.parser import at_least, script_parser
 from jaxcnn.runtime import environment, memory
 
 STEPS = 5
@@ -144,26 +146,29 @@ def table(reports: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Runs the program; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--network", action="append", default=[], help="repeatable")
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--table", help="prints the table of such a file; measures nothing")
+    parser.add_argument("--batch_size", type=at_least(1), default=128)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--table", type=Path, help="prints the table of such a file; measures nothing"
+    )
     args = parser.parse_args()
     if args.table:
-        print(table(json.loads(Path(args.table).read_text(encoding="utf-8"))))
+        print(outfiles.read(args.table, table))
         return 0
     if not args.network:
         parser.error("say which network: --network NAME")
-    memory.configure_malloc()
-    reports = [profile(network, args.batch_size) for network in args.network]
+    networks = steps.known(args.network)
     if args.out:
-        Path(args.out).write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+        outfiles.check_file("--out", args.out, (".json", ""))
+    memory.configure_malloc()
+    reports = [profile(network, args.batch_size) for network in networks]
     print(table(reports))
+    if args.out:
+        outfiles.write_text("--out", args.out, json.dumps(reports, indent=1) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.script(main)

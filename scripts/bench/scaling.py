@@ -20,6 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import steps
+
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
+from jaxcnn.commands.parser import at_least, script_parser
 from jaxcnn.runtime import launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,14 +162,12 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def main() -> None:
     """Parses the command line, measures, prints the tables and writes the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--networks", nargs="+", help="instead of those of each part")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=16, help="of a turn, a multiple of 16")
+    parser.add_argument("--batch", type=at_least(1), default=128)
+    parser.add_argument("--turns", type=at_least(1), default=9)
+    parser.add_argument("--steps", type=at_least(1), default=16, help="of a turn, a multiple of 16")
     parser.add_argument("--real", action="store_true", help="the machine's own devices, not fake")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "scaling.json")
     parser.add_argument(
@@ -177,9 +180,12 @@ def main() -> None:
         child(part, network, options.batch, options.turns, options.steps)
         return
     content: dict[str, Any] = {}
-    if options.output.exists():
-        content = json.loads(options.output.read_text(encoding="utf-8"))
+    if options.table or options.output.exists():
+        content, text = outfiles.read(options.output, lambda found: (found, table(found)))
     if not options.table:
+        outfiles.check_folder("--output", options.output.parent)
+        if options.output.parent.is_dir():
+            outfiles.check_file("--output", options.output, (".json", ""))
         networks = {
             "devices": ["lenet", "mobilenet"],
             "input": ["mobilenet", "resnet18"],
@@ -188,13 +194,14 @@ def main() -> None:
         for part in options.parts:
             devices = None if options.real else 8 if part == "devices" else 1
             content[part] = []
-            for network in options.networks or networks[part]:
+            for network in steps.known(options.networks or networks[part]):
                 content[part] += measure(part, network, options, devices)
         content |= {"jax": metadata.version("jax"), "cpu_count": os.cpu_count()}
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(table(content))
+        text = table(content)
+        outfiles.write_text("--output", options.output, json.dumps(content, indent=1) + "\n")
+    print(text)
 
 
 if __name__ == "__main__":
-    main()
+    cli.script(main)

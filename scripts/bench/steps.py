@@ -12,8 +12,8 @@ writes JSON.
 Exits with 1 if jaxcnn is less than twice as fast as stock Flax on a CPU.
 """
 
-import argparse
 import functools
+import importlib.util
 import json
 import os
 import platform
@@ -22,13 +22,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcnn import ops
+from jaxcnn import cli, models, ops
+from jaxcnn.commands import config_flag, outfiles
+from jaxcnn.commands.parser import at_least, script_parser
+from jaxcnn.errors import UserError
 from jaxcnn.runtime import environment
 
 CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
@@ -192,16 +195,27 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def markdown(files: list[str]) -> str:
+def markdown(files: list[Path]) -> str:
     """The ratios of files that `--out` wrote, a line for each network, batch and dtype.
 
     Of several runs of the same the lowest and the highest ratio are given.
     """
     runs: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for file in files:
-        for report in json.loads(Path(file).read_text(encoding="utf-8")):
+        for report in outfiles.read(file, _checked):
             key = report["network"], report["batch_size"], report["dtype"]
             runs.setdefault(key, []).append(report)
+    return _markdown(runs)
+
+
+def _checked(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the reports of a file, of which each alone can be printed."""
+    for report in reports:
+        _markdown({(report["network"], report["batch_size"], report["dtype"]): [report]})
+    return reports
+
+
+def _markdown(runs: dict[tuple[str, int, str], list[dict[str, Any]]]) -> str:
     lines = [
         "| network | batch | runs | images/s | to PyTorch | to stock Flax | compile s | peak MB "
         "| PyTorch's |",
@@ -250,47 +264,59 @@ def _span(numbers: list[float], form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def network_of(config_file: str) -> str:
-    """The network that a file in configs/ trains."""
-    scope: dict[str, Any] = {}
-    exec(compile(Path(config_file).read_text(encoding="utf-8"), config_file, "exec"), scope)
-    return scope["get_config"]().model.name
+def known(networks: Iterable[str]) -> list[str]:
+    """Returns the names of networks; UserError for one that there is not."""
+    for name in (names := list(networks)):
+        models.create(name)
+    return names
+
+
+def check_peers(peers: Iterable[str]) -> None:
+    """Raises UserError if a library to compare with is not installed."""
+    if "torch" in peers and importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "--peer torch needs PyTorch: install it with pip install 'jaxcnn[bench]', or leave "
+            "--peer torch out"
+        )
 
 
 def main() -> int:
     """Runs the program; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--network", action="append", help="name from jaxcnn.models; repeatable")
-    parser.add_argument("--config", help="file whose network is taken")
-    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--config", help="name or file of a configuration whose network is taken")
+    parser.add_argument("--batch_size", type=at_least(1), default=128)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer", action="append", choices=list(CONTENDERS), default=[])
     parser.add_argument(
-        "--rounds", type=int, default=7, help="rounds of which medians are taken, at least 5"
+        "--rounds",
+        type=at_least(5),
+        default=7,
+        help="rounds of which medians are taken, at least 5",
     )
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--keep_memory",
         action="store_true",
         help="the peers keep freed memory between steps as well, as jaxcnn does",
     )
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument(
-        "--table", nargs="+", help="prints such files as Markdown and measures nothing"
+        "--table", nargs="+", type=Path, help="prints such files as Markdown and measures nothing"
     )
     args = parser.parse_args()
     if args.table:
         print(markdown(args.table))
         return 0
-    if args.rounds < 5:
-        parser.error(f"--rounds {args.rounds}: a median of fewer than 5 says little")
     networks = args.network or []
     if args.config:
-        networks.append(network_of(args.config))
+        networks.append(config_flag.load(args.config).model.name)
     if not networks:
         parser.error("say which network: --network NAME or --config FILE")
+    known(networks)
+    check_peers(args.peer)
+    if args.out:
+        outfiles.check_file("--out", args.out, (".json", ""))
     contenders = ["jaxcnn", *(name for peer in args.peer for name in CONTENDERS[peer])]
     reports, slow = [], False
     for network in networks:
@@ -307,11 +333,11 @@ def main() -> int:
         on_cpu = report["results"][0]["device"].startswith("cpu")
         slow |= on_cpu and report["ratios"].get("flax", LEAST_RATIO_TO_FLAX) < LEAST_RATIO_TO_FLAX
         if args.out:
-            Path(args.out).write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
+            outfiles.write_text("--out", args.out, json.dumps(reports, indent=1) + "\n")
     if slow:
         print(f"error: less than {LEAST_RATIO_TO_FLAX} times stock Flax", file=sys.stderr)
     return int(slow)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.script(main)

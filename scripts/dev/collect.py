@@ -9,14 +9,19 @@ The README's speeds are not those of the runs, which other programs may have slo
 from files of scripts/bench/steps.py: float32, batch 128, the median of several files.
 """
 
-import argparse
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
+from jaxcnn.commands.parser import script_parser
 from jaxcnn.errors import UserError
+from jaxcnn.run import shapes
+from jaxcnn.run.folder import shown
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
 
@@ -43,32 +48,57 @@ WRITERS = {
 
 def collect(run: Path) -> dict[str, Any]:
     """Returns what a finished run says of itself: command-line facts, environment and result."""
-    content = {}
-    for name in ("config", "environment", "summary"):
+    collected: dict[str, Any] = {"run": shown(Path(run.name))}
+    for name, part in _PARTS.items():
         path = run / f"{name}.json"
         if not path.is_file():
             raise UserError(f"{run} is no finished run folder: it has no {name}.json")
-        content[name] = json.loads(path.read_text(encoding="utf-8"))
-    start = content["environment"]["starts"][-1]
-    return {
-        "run": run.name,
-        "data": content["config"]["dataset"]["fingerprint"],
-        "train_split": content["config"]["dataset"]["train_split"],
-        "starts": len(content["environment"]["starts"]),
-        **{key: start[key] for key in ("git_revision", "packages", "platform", "cpu", "cpu_count")},
-        "summary": content["summary"],
-    }
+        collected |= outfiles.read(path, part)
+    return collected
+
+
+def _of_config(content: dict[str, Any]) -> dict[str, Any]:
+    section = content["dataset"]
+    return {"data": str(section["fingerprint"]), "train_split": str(section["train_split"])}
+
+
+def _of_environment(content: dict[str, Any]) -> dict[str, Any]:
+    start = content["starts"][-1]
+    for name in ("jax", "flax"):
+        start["packages"][name]  # the table tells these two
+    keys = ("git_revision", "packages", "platform", "cpu", "cpu_count")
+    return {"starts": len(content["starts"]), **{key: start[key] for key in keys}}
+
+
+def _of_summary(content: dict[str, Any]) -> dict[str, Any]:
+    if fault := shapes.summary_fault(content):
+        raise ValueError(fault)
+    return {"summary": content}
+
+
+# What is taken of each file of a run.
+_PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "config": _of_config,
+    "environment": _of_environment,
+    "summary": _of_summary,
+}
 
 
 def speeds(files: list[Path]) -> dict[str, float]:
     """Returns training images/s of each network in files of scripts/bench/steps.py."""
     found: dict[str, list[float]] = {}
     for path in files:
-        for report in json.loads(path.read_text(encoding="utf-8")):
-            if (report["batch_size"], report["dtype"]) == (128, "float32"):
-                rate = report["results"][0]["images_per_second"]
-                found.setdefault(report["network"], []).append(rate)
+        for network, rate in outfiles.read(path, _rates):
+            found.setdefault(network, []).append(rate)
     return {network: statistics.median(rates) for network, rates in found.items()}
+
+
+def _rates(reports: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    return [
+        (str(report["network"]), float(report["results"][0]["images_per_second"]))
+        for report in reports
+        if (report["batch_size"], report["dtype"]) == (128, "float32")
+    ]
 
 
 def table(results: list[dict[str, Any]], rates: dict[str, float]) -> str:
@@ -158,9 +188,10 @@ def index(files: list[Path]) -> str:
 def page(folder: Path) -> str:
     """Returns the page on all results in `folder`, in Markdown."""
 
-    def read(name: str) -> Any:
-        path = folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def trained(name: str) -> list[dict[str, Any]]:
+        return outfiles.read(
+            folder / name, lambda found: [dict(f) for f in found if trainings([f])]
+        )
 
     parts = [
         "# Results",
@@ -169,14 +200,14 @@ def page(folder: Path) -> str:
         "Short trainings, not the networks' best; seed 0, float32. Images/s and minutes are those "
         "of the runs, which shared their machine with others; for speed see "
         "[cpu-performance.md](cpu-performance.md).",
-        trainings(read("cifar10.json") + read("cifar10-first-epochs.json")),
+        trainings(trained("cifar10.json") + trained("cifar10-first-epochs.json")),
     ]
-    if report := read("same-numbers.json"):
+    if (path := folder / "same-numbers.json").exists():
         parts += [
             "## The same numbers as before",
             "Checkpoints and metrics of two versions of the program, and of runs that the first "
             "began and the second ended (`python scripts/checks/same_numbers.py run`):",
-            same_numbers(report),
+            outfiles.read(path, same_numbers),
         ]
     parts += [
         "## How the package is built",
@@ -184,7 +215,7 @@ def page(folder: Path) -> str:
         "`jaxcnn/`; an edge joins two that import each other's code; depth is the longest chain of "
         "imports; many parameters are eight or more, `self` aside; timing lines are those of "
         "comments and docstrings that tell a measurement.",
-        structure.table(read("structure.json")),
+        outfiles.read(folder / "structure.json", structure.table),
         "## Files",
         index(sorted(folder.glob("*.json"))),
     ]
@@ -193,9 +224,7 @@ def page(folder: Path) -> str:
 
 def main() -> None:
     """Runs the program."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="finished run folders")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--table", type=Path, help="print the table of this JSON file")
@@ -204,25 +233,24 @@ def main() -> None:
         "--speeds", type=Path, nargs="+", default=[], help="files of scripts/bench/steps.py"
     )
     args = parser.parse_args()
-    try:
-        if sum(map(bool, (args.runs, args.table, args.page))) != 1:
-            raise UserError("give run folders, or --table FILE, or --page FOLDER")
-        if args.page:
-            args.page.with_suffix(".md").write_text(page(args.page), encoding="utf-8")
-            return
-        if args.table:
-            results = json.loads(args.table.read_text(encoding="utf-8"))
-        else:
-            results = [collect(run) for run in args.runs]
-            if args.out:
-                args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        print(table(results, speeds(args.speeds)))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+    if sum(map(bool, (args.runs, args.table, args.page))) != 1:
+        raise UserError("give run folders, or --table FILE, or --page FOLDER")
+    if args.page:
+        path = args.page.with_suffix(".md")
+        outfiles.check_file("--page", path, (".md",))
+        outfiles.write_text("--page", path, page(args.page))
+        return
+    rates = speeds(args.speeds)
+    if args.table:
+        print(outfiles.read(args.table, lambda results: table(results, rates)))
+        return
+    if args.out:
+        outfiles.check_file("--out", args.out, (".json", ""))
+    results = [collect(run) for run in args.runs]
+    print(table(results, rates))
+    if args.out:
+        outfiles.write_text("--out", args.out, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    cli.script(main)

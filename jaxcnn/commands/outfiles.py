@@ -1,11 +1,19 @@
-"""Where a verb writes its result: looked at before the work, so that none is lost after it."""
+"""Files of results: looked at before the work that they are for, and read as what may be damaged.
 
+For verbs and scripts alike. A file that cannot be written is refused before a result is there that
+could be lost.
+"""
+
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from jaxcnn.errors import UserError
 from jaxcnn.run.folder import write_atomically
+
+T = TypeVar("T")
 
 
 def check_file(flag: str, path: Path, suffixes: Sequence[str]) -> None:
@@ -68,6 +76,32 @@ def write_text(flag: str, path: Path, text: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise _refusal(flag, path, reason, "mend this, or name another file") from error
+
+
+def read(path: Path, use: Callable[[Any], T]) -> T:
+    """Returns what `use` makes of the content of a JSON file of results.
+
+    Raises:
+        UserError: If the file cannot be read, is not JSON, or has not what `use` looks for.
+    """
+    remedy = "restore it, or name a file that this program has written"
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({_one_line(error)}): {remedy}") from error
+    try:
+        return use(content)
+    except UserError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = f"{type(error).__name__} {_one_line(error)}"
+        raise UserError(f"{path} holds no such results ({what}): {remedy}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _refusal(flag: str, path: Path, reason: str, remedy: str) -> UserError:
