@@ -221,6 +221,7 @@ def test_a_report_of_real_runs(tmp_path, monkeypatch):
     new = {p.name for p in after.keys() - before.keys()}
     assert new == {"report.html", "report.json", "curves.png", "gradients.png",
                    "accuracy_against_cost.png"}  # fmt: skip
+    assert new == set(report.FILES)
     assert {p: after[p] for p in before} == before
     numbers = json.loads((tmp_path / "report" / "report.json").read_text())
     assert {row["name"] for row in numbers["gradients"]} >= {"plain56", "dense20", "resnet20"}

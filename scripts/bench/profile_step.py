@@ -125,7 +125,9 @@ def profile(network: str, batch_size: int) -> dict[str, Any]:
 
 
 def table(reports: list[dict[str, Any]]) -> str:
-    """The reports in Markdown, in hundredths of the step."""
+    """The reports in Markdown, in hundredths of the step; ValueError if there is none."""
+    if not reports:
+        raise ValueError("there is none")
     lines = [
         "| network | ms | operations | " + " | ".join(COLUMNS) + " |",
         "|---|" + "--:|" * (2 + len(COLUMNS)),

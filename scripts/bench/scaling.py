@@ -136,6 +136,8 @@ def measure(
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Returns the results as Markdown tables."""
+    if not set(PARTS) & set(results):
+        raise ValueError(f"none of {', '.join(PARTS)}")
     lines = ["| network | constant | devices | batch | ms a step | MB a device |"]
     lines.append("|---|---|--:|--:|--:|--:|")
     for row in results.get("devices", []):
@@ -183,9 +185,7 @@ def main() -> None:
     if options.table or options.output.exists():
         content, text = outfiles.read(options.output, lambda found: (found, table(found)))
     if not options.table:
-        outfiles.check_folder("--output", options.output.parent)
-        if options.output.parent.is_dir():
-            outfiles.check_file("--output", options.output, (".json", ""))
+        outfiles.check_folder("--output", options.output.parent, [options.output.name])
         networks = {
             "devices": ["lenet", "mobilenet"],
             "input": ["mobilenet", "resnet18"],

@@ -210,6 +210,8 @@ def markdown(files: list[Path]) -> str:
 
 def _checked(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the reports of a file, of which each alone can be printed."""
+    if not reports:
+        raise ValueError("there is none")
     for report in reports:
         _markdown({(report["network"], report["batch_size"], report["dtype"]): [report]})
     return reports

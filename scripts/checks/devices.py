@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
 from jaxcnn.runtime import launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -227,6 +229,7 @@ def main() -> None:
     if options.child:
         child(options)
         return
+    outfiles.check_folder("--output", options.output.parent, [options.output.name])
     results = run(
         options.families, options.devices, options.steps, options.processes, options.stock
     )
@@ -240,10 +243,10 @@ def main() -> None:
         )
     content = {"jax": metadata.version("jax"), "cpu_count": os.cpu_count(), "rows": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    outfiles.write_text("--output", options.output, json.dumps(content, indent=1) + "\n")
     if not all(map(is_the_same, rows)):
         raise SystemExit("a training differs between numbers of devices")
 
 
 if __name__ == "__main__":
-    main()
+    cli.script(main)

@@ -18,6 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
+
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "runs", "*.egg-info")
 
@@ -210,14 +213,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=FAULTS, metavar="NAME", default=list(FAULTS))
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     options = parser.parse_args()
+    if options.out:
+        outfiles.check_file("--out", options.out, (".json", ""))
     with tempfile.TemporaryDirectory() as folder:
         results = check(options.only, Path(folder))
     if options.out:
         rows = [{"fault": name, "first_failing_test": test} for name, test in results.items()]
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        outfiles.write_text("--out", options.out, json.dumps(rows, indent=1) + "\n")
     if missed := [name for name, test in results.items() if test is None]:
         sys.exit(f"error: no test finds: {'; '.join(missed)}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.script(main)

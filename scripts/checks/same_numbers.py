@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn import cli
+from jaxcnn.commands import outfiles
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
 from jaxcnn.runtime import environment
@@ -299,7 +301,7 @@ def run(options: argparse.Namespace) -> int:
         step = result["continued"]["from_step"]
         print(verdict(f"{name}, continued from step {step}", result["continued"]), flush=True)
         if options.out:
-            options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            outfiles.write_text("--out", options.out, json.dumps(report, indent=1) + "\n")
     parts = [case[part] for case in report["cases"] for part in ("from_the_start", "continued")]
     return int(not all(part["equal"] for part in parts))
 
@@ -323,6 +325,8 @@ def main() -> int:
     both.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     if options.verb == "run":
+        if options.out:
+            outfiles.check_file("--out", options.out, (".json", ""))
         return run(options)
     result = compare(options.a, options.b)
     print(verdict(f"{options.a} and {options.b}", result))
@@ -330,4 +334,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.script(main)

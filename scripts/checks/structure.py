@@ -261,6 +261,9 @@ def main() -> int:
     if options.list:
         print("\n".join(_listing(options.checkouts[0], options.list)))
         return 0
+    if options.out and (options.out.is_dir() or not options.out.parent.is_dir()):
+        print(f"error: --out={options.out} is no file in a folder that exists", file=sys.stderr)
+        return 1
     columns = [count(root) for root in options.checkouts]
     print(table(columns))
     if options.out:

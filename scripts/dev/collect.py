@@ -71,7 +71,7 @@ def _of_environment(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_summary(content: dict[str, Any]) -> dict[str, Any]:
-    if fault := shapes.summary_fault(content):
+    if fault := shapes.summary_fault(content) or (content is None and "it is null"):
         raise ValueError(fault)
     return {"summary": content}
 
@@ -94,6 +94,9 @@ def speeds(files: list[Path]) -> dict[str, float]:
 
 
 def _rates(reports: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    """Returns (network, images/s) of the reports in question; ValueError if there is no report."""
+    if not reports:
+        raise ValueError("there is none")
     return [
         (str(report["network"]), float(report["results"][0]["images_per_second"]))
         for report in reports
