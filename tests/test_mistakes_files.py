@@ -27,6 +27,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate import run as runs
 from jaxcnn.evaluate.run import Run
+from jaxcnn.plots import style
 from jaxcnn.run.folder import RunDir
 
 ROOT = Path(__file__).parents[1]
@@ -451,6 +452,23 @@ def test_the_suffix_says_the_format_and_the_figure_the_bytes(suffix, begin, tmp_
     assert {path.suffix for path in tmp_path.iterdir()} == {suffix}
 
 
+def test_a_name_is_drawn_whatever_its_characters(tmp_path):
+    names = ["$x^$", "a$b$c_{", "笑", "\ufffd", "50 %"]
+    records = [{"epoch": 1, "train_loss": 0.5, "eval_loss": 0.5}]
+    row, image = np.full(10, 0.1), np.zeros((8, 8, 3), np.uint8)
+    items = [plots.Prediction(image, row, caption=name) for name in names]
+    norms = {name: [1.0, 2.0] for name in names}
+    for drawn in (
+        plots.compared(dict.fromkeys(names, records)),
+        plots.predictions(items, tuple("abcdefghij"), "title"),
+        plots.gradients({"panel": norms}),
+        plots.tradeoff({"cost": dict.fromkeys(names, 2.0)}, dict.fromkeys(names, 0.5)),
+    ):
+        plots.save(drawn, tmp_path / "x.svg")
+        plots.save(drawn, tmp_path / "x.png")
+    assert style.literal("a$b") == r"a\$b"
+
+
 def test_a_device_is_written_to_and_stays_one(tmp_path):
     for name, refused in (("null", None), ("full", "No space left on device")):
         device = Path("/dev", name)
@@ -513,7 +531,20 @@ def test_a_picture_that_fails_takes_no_result_along(place, guesses, capsys, monk
     with pytest.raises(SystemExit) as ending:
         cli.end(lambda: cli.run(["predict", "run", "good.png", "--picture", "x.png"]))
     assert ending.value.code == "error: x.png: No space left on device"
-    assert capsys.readouterr().out.startswith("good.png: 0 10.0 %")
+    assert capsys.readouterr().out.startswith("good.png: ")
+
+
+def test_a_full_disk_under_standard_output_takes_no_file_along(place, guesses, full, monkeypatch):
+    Image.new("L", (8, 8)).save(place / "good.png")
+    result = SimpleNamespace(scores=None)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **options: result)
+    monkeypatch.setattr(evaluation, "as_json", lambda *args: {"accuracy": 1})
+    monkeypatch.setattr(sys, "stdout", streams.Stream(full, "standard output", needed=True))
+    for command in ("predict run good.png --picture x.png", "evaluate run --json --out x.json"):
+        sys.stdout.failure = None
+        with pytest.raises(OSError, match="standard output"):
+            cli.run(command.split())
+        assert (place / command.split()[-1]).is_file()
 
 
 LAYERS = [

@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
     run = Run(args.run)
     result = evaluation.evaluate(run, warn, split=args.split, data_dir=args.data_dir)
     text = json.dumps(evaluation.as_json(run, result, args.split), indent=2)
-    print(text if args.json else scores.table(result.scores, run.class_names))
-    if args.out:  # after the printing, which it cannot take along if it fails
-        outfiles.write_text("--out", args.out, text + "\n")
+    try:  # whichever of the two fails, the other one has the result
+        print(text if args.json else scores.table(result.scores, run.class_names))
+    finally:
+        if args.out:
+            outfiles.write_text("--out", args.out, text + "\n")

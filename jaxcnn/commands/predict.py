@@ -59,20 +59,27 @@ def run(args: argparse.Namespace) -> int:
             _result(path, row, run.class_names)
             for path, row in zip(used, probabilities, strict=True)
         ]
-    if args.json:
-        print(json.dumps({"run": run.name, "predictions": results, "refused": refused}, indent=2))
-    else:
-        for result in results:
-            shown = [f"{top['class']} {100 * top['probability']:.1f} %" for top in result["top"]]
-            print(f"{result['file']}: {', '.join(shown)}")
-    if args.picture and images:  # after the results, which it cannot take along if it fails
-        items = [
-            plots.Prediction(image, row, caption=folder.shown(Path(path.name)))
-            for image, row, path in zip(images, probabilities, used, strict=True)
-        ]
-        title = f"{run.model_name}, step {step}"
-        plots.save(plots.predictions(items[:16], run.class_names, title), args.picture)
+    try:  # whichever of the two fails, the other one has the result
+        if args.json:
+            everything = {"run": run.name, "predictions": results, "refused": refused}
+            print(json.dumps(everything, indent=2))
+        else:
+            print(*map(_line, results), sep="\n", end="\n" if results else "")
+    finally:
+        if args.picture and images:
+            items = [
+                plots.Prediction(image, row, caption=folder.shown(Path(path.name)))
+                for image, row, path in zip(images[:16], probabilities, used, strict=False)
+            ]
+            title = f"{run.model_name}, step {step}"
+            plots.save(plots.predictions(items, run.class_names, title), args.picture)
     return 1 if refused else 0
+
+
+def _line(result: dict[str, Any]) -> str:
+    """Returns a file's likeliest classes in words."""
+    shown = [f"{top['class']} {100 * top['probability']:.1f} %" for top in result["top"]]
+    return f"{result['file']}: {', '.join(shown)}"
 
 
 def _result(path: Path, probabilities: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:

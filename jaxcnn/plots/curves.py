@@ -52,7 +52,7 @@ def compared(runs: Mapping[str, Records], title: str = "") -> "Figure":
         grid = drawn.subplots(2, 2)
         for axes, (key, label) in zip(grid.flat, panels, strict=True):
             for index, (name, records) in enumerate(runs.items()):
-                _plot(axes, records, key, name, index)
+                _plot(axes, records, key, style.literal(name), index)
             axes.set_ylabel(label)
             losses = [r[key] for records in runs.values() for r in records if r.get(key)]
             if key.endswith("loss") and losses and max(losses) > _WIDE * min(losses) > 0:

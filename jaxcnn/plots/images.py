@@ -43,7 +43,7 @@ def predictions(items: Sequence[Prediction], names: Sequence[str], title: str) -
         for (picture, bars), item in zip(cells, items, strict=False):
             _show(picture, item.image)
             known = "" if item.label is None else names[item.label]
-            picture.set_title(item.caption or known, fontsize=8)
+            picture.set_title(style.literal(item.caption or known), fontsize=8)
             _bars(bars, item, names)
         return drawn
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,14 @@ def figure(width: float, height: float, title: str = "") -> "Figure":
     return made
 
 
+def literal(text: str) -> str:
+    """Returns what draws `text` as it is: between two dollar signs it would be read as a formula.
+
+    For the names of runs and files, which may have any character.
+    """
+    return text.replace("$", r"\$")
+
+
 def colour(index: int) -> str:
     """Returns the colour of the series `index`, from 0 on; `line` tells repeated ones apart."""
     return COLOURS[index % len(COLOURS)]
@@ -85,7 +94,9 @@ def encode(drawn: "Figure", suffix: str = ".png") -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    with styled():
+    with styled(), warnings.catch_warnings():
+        # A name in a script that the font has not; the program's own texts have no such character.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         matplotlib.rcParams["svg.hashsalt"] = "jaxcnn"
         drawn.savefig(
             buffer, dpi=DOTS_PER_INCH, format=suffix.removeprefix("."), metadata=_METADATA[suffix]

@@ -33,7 +33,7 @@ def tradeoff(
                     marker=style.MARKERS[index % len(style.MARKERS)],
                     markersize=8,
                     color=style.colour(index),
-                    label=name,
+                    label=style.literal(name),
                 )
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -56,7 +56,7 @@ def gradients(panels: Mapping[str, Mapping[str, Sequence[float]]], title: str = 
                     norms,
                     color=style.colour(index),
                     linestyle=style.line(index),
-                    label=name,
+                    label=style.literal(name),
                 )
             axes.set_yscale("log")
             axes.set_title(words)
