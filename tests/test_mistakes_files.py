@@ -209,6 +209,17 @@ def test_train_names_a_damaged_file_of_its_run(name, copy, capsys):
     assert _files(copy) == before
 
 
+# Facts of the data are no part of the configuration.
+@pytest.mark.parametrize("kind", sorted({*DAMAGE, *SHAPES["config.json"]} - {"shape", "names"}))
+def test_a_damaged_file_as_configuration_is_named(kind, copy, capsys):
+    _damage(copy, "config.json", {**DAMAGE, **SHAPES["config.json"]}[kind])
+    before = _files(copy)
+    code, lines = _ended(capsys, "layers", copy / "config.json")
+    assert (code, len(lines)) == (1, 1), lines
+    assert str(copy / "config.json") in lines[0] or "is not allowed" in lines[0], lines
+    assert _files(copy) == before
+
+
 # Which verb reads which file.
 READERS = [
     ("evaluate", "config.json"),
@@ -554,8 +565,8 @@ LAYERS = [
     ("lenet --classes ten", 2, "invalid int value: 'ten'"),
     ("lenet --image 0x1x1", 1, "--image=0x1x1 is not allowed"),
     ("lenet --image 32x32x999999", 1, "each from 1 to 99999"),
-    ("lenet --image 1x1x3", 1, "lenet cannot take images of 1 x 1 x 3: give larger ones"),
-    ("lenet --image 4x4x3", 1, "lenet cannot take images of 4 x 4 x 3: give larger ones"),
+    ("lenet --image 1x1x3", 1, "lenet cannot take images of 1x1 pixels: it needs 16x16 at least"),
+    ("lenet --image 4x4x3", 1, "lenet cannot take images of 4x4 pixels: it needs 16x16 at least"),
     ("run --classes 0", 1, "run is a run, whose network is fixed"),
     ("folder", 1, "folder is no run folder"),
     ("broken.py", 1, "broken.py line 1: SyntaxError"),

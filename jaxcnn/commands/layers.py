@@ -48,12 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prints the table of the network's layers."""
     name, model, shape = _network(args)
-    try:
-        layers = summary.layers(model, shape)
-    except (TypeError, ValueError, ArithmeticError) as error:  # whatever a convolution says to it
-        raise _too_small(name, shape) from error
-    if any(0 in layer.output for layer in layers):
-        raise _too_small(name, shape)
+    layers = summary.layers(model, shape)
     print(f"{name}, one image of {' x '.join(map(str, shape))}; memory: the layers' outputs")
     print(_table(layers))
     weights = sum(layer.parameters for layer in layers)
@@ -91,13 +86,6 @@ def _network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
         if config.model[key] is not None
     }
     return name, models.create(name, classes, **fields), shape
-
-
-def _too_small(name: str, shape: tuple[int, int, int]) -> UserError:
-    return UserError(
-        f"{name} cannot take images of {' x '.join(map(str, shape))}: give larger ones with "
-        "--image, such as 32x32x3"
-    )
 
 
 def _shape(text: str) -> tuple[int, int, int]:

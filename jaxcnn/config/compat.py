@@ -38,10 +38,18 @@ MAY_CHANGE = f"what may change: {', '.join(_FREE)}, and {_EPOCHS} upwards"
 
 
 def upgrade(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content of a config.json of any version with today's keys."""
+    """Returns the content of a config.json of any version with today's keys.
+
+    Raises:
+        ValueError: If its keys are no configuration's.
+    """
     upgraded: dict[str, Any] = {}
-    for key, value in leaves(config):
-        _put(upgraded, RENAMED.get(key, key), value)
+    try:
+        for key, value in leaves(config):
+            _put(upgraded, RENAMED.get(key, key), value)
+    except (AttributeError, TypeError, RecursionError) as error:
+        # No object, "a.b" beside "a", or a thousand levels.
+        raise ValueError("its keys are no configuration's") from error
     present = {key for key, _ in leaves(upgraded)}
     for key, value in ADDED.items():
         if key not in present:

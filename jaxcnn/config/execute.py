@@ -115,7 +115,7 @@ def _of_run(path: str) -> config_dict.ConfigDict:
         ) from error
     try:
         return _from_json(content)
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{path} is not what a run writes: {error}") from error
 
 

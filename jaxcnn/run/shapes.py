@@ -20,8 +20,8 @@ def config_fault(found: Any, config: Mapping[str, Any]) -> str | None:
         return "it is no JSON object"
     try:
         before = dict(compat.leaves(compat.upgrade(found)))
-    except (AttributeError, TypeError, RecursionError):  # "a.b" beside "a", or a thousand levels
-        return "its keys are no configuration's"
+    except ValueError as error:
+        return str(error)
     now = dict(compat.leaves(compat.upgrade(dict(config))))
     for key, value in now.items():
         if key not in before:
