@@ -53,9 +53,7 @@ class Run:
                 raise TypeError("it is no JSON object")
             self.settings = Settings.from_json(content)
             self.model = self.settings.create_model()
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            if isinstance(error, UserError):
-                raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{path / 'config.json'} is not what a run writes ({_one_line(error)}): restore "
                 "it, or train anew with another --workdir"
