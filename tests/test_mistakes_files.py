@@ -486,12 +486,12 @@ def test_a_device_is_written_to_and_stays_one(tmp_path):
         outfiles.check_file("--out", device, (".json",))
         if refused:
             with pytest.raises(UserError, match=f"--out={device} cannot be written, {refused}"):
-                outfiles.write_text("--out", device, "x" * 100_000)
+                outfiles.write("--out", device, "x" * 100_000)
         else:
-            outfiles.write_text("--out", device, "x")
+            outfiles.write("--out", device, "x")
         assert device.is_char_device()
     (tmp_path / "link").symlink_to("file")
-    outfiles.write_text("--out", tmp_path / "link", "x")
+    outfiles.write("--out", tmp_path / "link", "x")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "x"
 
 

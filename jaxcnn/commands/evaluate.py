@@ -36,4 +36,4 @@ def run(args: argparse.Namespace) -> None:
         print(text if args.json else scores.table(result.scores, run.class_names))
     finally:
         if args.out:
-            outfiles.write_text("--out", args.out, text + "\n")
+            outfiles.write("--out", args.out, text + "\n")

@@ -62,7 +62,7 @@ def check_folder(flag: str, path: Path, files: Iterable[str] = ()) -> None:
             raise _refusal(flag, path / name, "it is a folder", "remove it, or name another folder")
 
 
-def write_text(flag: str, path: Path, text: str) -> None:
+def write(flag: str, path: Path, text: str) -> None:
     """Writes a file that `check_file` has let pass: whole, or not at all.
 
     Raises:

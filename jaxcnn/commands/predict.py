@@ -16,7 +16,7 @@ from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
 from jaxcnn.evaluate import evaluation, image_files
 from jaxcnn.evaluate.run import Run
-from jaxcnn.run import folder
+from jaxcnn.run.files import shown
 from jaxcnn.runtime import compilation_cache
 
 _BATCH = 100
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if args.picture and images:
             items = [
-                plots.Prediction(image, row, caption=folder.shown(Path(path.name)))
+                plots.Prediction(image, row, caption=shown(Path(path.name)))
                 for image, row, path in zip(images[:16], probabilities, used, strict=False)
             ]
             title = f"{run.model_name}, step {step}"
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _line(result: dict[str, Any]) -> str:
     """Returns a file's likeliest classes in words."""
-    shown = [f"{top['class']} {100 * top['probability']:.1f} %" for top in result["top"]]
-    return f"{result['file']}: {', '.join(shown)}"
+    likeliest = [f"{top['class']} {100 * top['probability']:.1f} %" for top in result["top"]]
+    return f"{result['file']}: {', '.join(likeliest)}"
 
 
 def _result(path: Path, probabilities: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:

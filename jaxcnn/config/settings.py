@@ -15,8 +15,7 @@ from flax import linen as nn
 from ml_collections import config_dict
 
 from jaxcnn import models
-from jaxcnn.config import compat, schema
-from jaxcnn.config.declare import Setting
+from jaxcnn.config import compat, schema, stored
 from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augment import PixelStats, pixel_stats
 
@@ -100,7 +99,7 @@ class Settings(schema.Config):
             raise ValueError("dataset is no section")
         found = {key: section.pop(key) for key in facts & set(section)}
         parts: dict[str, Any] = {"facts": _read(DataFacts, found, "dataset.")}
-        _check_facts(parts["facts"])
+        stored.check_facts(parts["facts"])
         for field in dataclasses.fields(schema.Config):
             if field.name not in tree:
                 raise ValueError(f"{field.name} is missing")
@@ -111,7 +110,7 @@ class Settings(schema.Config):
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         settings = cls(**parts)
         for key, declared in schema.walk():
-            _check_value(key, declared, functools.reduce(getattr, key.split("."), settings))
+            stored.check_value(key, declared, functools.reduce(getattr, key.split("."), settings))
         return settings
 
     def to_json(self) -> dict[str, Any]:
@@ -186,40 +185,6 @@ def _create_model(section: dict[str, Any], remat: bool, **fields: Any) -> nn.Mod
         if value is not None and key not in ("name", "dtype", "batch_norm")
     }
     return models.create(section["name"], remat=remat, **fields, **options)
-
-
-def _check_value(key: str, declared: Setting, value: Any) -> None:
-    """Raises ValueError for a value that `schema.validate` would not have let pass."""
-    if value is None and declared.default is None:
-        return
-    kinds = (int, float) if declared.kind is float else (declared.kind,)
-    if not isinstance(value, kinds) or not declared.check.accepts(value):
-        raise ValueError(f"{key} is {value!r}")
-
-
-def _check_facts(facts: DataFacts) -> None:
-    """Raises ValueError if facts of the data are of another kind than `Settings.resolve` finds."""
-    channels = facts.image_shape[-1] if _is_list(facts.image_shape, int, 3) else 0
-    right = {
-        "fingerprint": isinstance(facts.fingerprint, str),
-        "class_names": _is_list(facts.class_names, str) and len(facts.class_names) > 0,
-        "image_shape": channels > 0 and min(facts.image_shape) > 0,
-        "train_examples": isinstance(facts.train_examples, int) and facts.train_examples > 0,
-        "eval_examples": isinstance(facts.eval_examples, int) and facts.eval_examples > 0,
-        "mean": _is_list(facts.mean, float | int, channels),
-        "std": _is_list(facts.std, float | int, channels),
-    }
-    for name, is_right in right.items():
-        if not is_right:
-            raise ValueError(f"dataset.{name} is {getattr(facts, name)!r}")
-
-
-def _is_list(values: Any, kind: Any, length: int | None = None) -> bool:
-    return (
-        isinstance(values, tuple)
-        and all(isinstance(value, kind) for value in values)
-        and length in (None, len(values))
-    )
 
 
 def _read(kind: Any, section: Any, prefix: str) -> Any:

@@ -16,7 +16,8 @@ from jaxcnn.config.compat import fingerprint
 from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
 from jaxcnn.run.checkpoint import Checkpoints
-from jaxcnn.run.folder import RunDir, shown
+from jaxcnn.run.files import shown
+from jaxcnn.run.folder import RunDir
 from jaxcnn.run.manifest import CorruptCheckpointError
 
 _ATTEMPTS = 5

@@ -11,28 +11,17 @@ from typing import Any
 from jaxcnn.config import compat
 from jaxcnn.errors import UserError
 from jaxcnn.run import lock, shapes
+from jaxcnn.run.files import RunFiles
 
 _TEMPORARY = ".tmp"
-_ELSE = "restore it, or choose a new folder with --workdir"
-# What helps if a file is damaged. What the other files say, the program can write anew.
-_REMEDIES = {
-    "config.json": _ELSE,
-    "metrics.jsonl": _ELSE,
-    "environment.json": "restore it, or delete it: it only tells where the run was started",
-    "summary.json": "restore it, or delete it: `jaxcnn train` as before writes it anew",
-}
 
 
-class RunDir:
+class RunDir(RunFiles):
     """A run folder that belongs to one configuration.
 
     Attributes:
         path: The folder.
     """
-
-    def __init__(self, path: str | Path) -> None:
-        """Refers to a folder, which `locked` creates."""
-        self.path = Path(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -56,7 +45,7 @@ class RunDir:
                 )
             return
         if fault := shapes.config_fault(existing, config):
-            raise self._damaged("config.json", fault)
+            raise self.damaged("config.json", fault)
         self.starts()
         self.read_metrics()
         self.summary()
@@ -66,17 +55,6 @@ class RunDir:
                 f"{self.path} belongs to another configuration ({', '.join(refused)}): choose a "
                 f"new folder with --workdir, or set these back; {compat.MAY_CHANGE}"
             )
-
-    def check_name(self) -> None:
-        """Raises UserError if the library that writes checkpoints cannot take the folder's name."""
-        path = str(self.path.absolute())
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{shown(self.path.absolute())} is no UTF-8 text here, as a run folder's whole "
-                "path must be: choose another with --workdir, or set PYTHONUTF8=1 if it is UTF-8"
-            ) from None
 
     @contextlib.contextmanager
     def locked(self, config: dict[str, Any]) -> Iterator[None]:
@@ -110,58 +88,6 @@ class RunDir:
         ours = {self.path / lock.NAME, *self._leftovers()}
         return (path for path in self.path.iterdir() if path not in ours)
 
-    def read_json(self, name: str) -> Any:
-        """Returns the content of a JSON file of the folder, or None where there is none.
-
-        Raises:
-            UserError: If it is not JSON, naming the file.
-        """
-        text = self._text(name)
-        if text is None:
-            return None
-        try:
-            content = _parse(text)
-        except ValueError as error:
-            raise self._damaged(name, f"it is not valid JSON: {error}") from error
-        if content is None:  # for a caller this would be no file
-            raise self._damaged(name, "it holds nothing but null")
-        return content
-
-    def starts(self) -> list[dict[str, Any]]:
-        """Returns the starts of the program that environment.json has, the newest last.
-
-        Raises:
-            UserError: If the file is damaged.
-        """
-        content = self.read_json("environment.json")
-        if fault := shapes.environment_fault(content):
-            raise self._damaged("environment.json", fault)
-        return content["starts"] if content else []
-
-    def summary(self) -> dict[str, Any] | None:
-        """Returns the content of summary.json, or None before the end of the training.
-
-        Raises:
-            UserError: If the file is damaged.
-        """
-        content = self.read_json("summary.json")
-        if fault := shapes.summary_fault(content):
-            raise self._damaged("summary.json", fault)
-        return content
-
-    def _text(self, name: str) -> str | None:
-        """Returns the content of a file of the folder, or None where there is none."""
-        try:
-            return (self.path / name).read_bytes().decode()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except UnicodeDecodeError as error:
-            raise self._damaged(name, f"it is not UTF-8: {error.reason}") from error
-
-    def _damaged(self, name: str, fault: str) -> UserError:
-        """Returns the error of a damaged file, with what to do about it."""
-        return UserError(f"{self.path / name} is damaged ({fault}): {_REMEDIES[name]}")
-
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file of the folder atomically."""
         with _writing(self.path / name):
@@ -173,29 +99,12 @@ class RunDir:
         """Appends one start of the program to environment.json."""
         self.write_json("environment.json", {"starts": [*self.starts(), environment]})
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the records of metrics.jsonl, without a last line that has no newline.
-
-        Raises:
-            UserError: If the file is damaged, naming the line.
-        """
-        records: list[dict[str, Any]] = []
-        for number, line in enumerate((self._text("metrics.jsonl") or "").split("\n")[:-1], 1):
-            try:
-                records.append(_parse(line))
-            except ValueError as error:
-                reason = f"line {number} is not JSON: {error}"
-                raise self._damaged("metrics.jsonl", reason) from error
-            if fault := shapes.record_fault(records[-1], number):
-                raise self._damaged("metrics.jsonl", f"line {number}: {fault}")
-        return records
-
     def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
         """Deletes the records after `step`, which a resumed run rewrites; returns the others."""
         path = self.path / "metrics.jsonl"
         records = [record for record in self.read_metrics() if record["step"] <= step]
         kept = "".join(json.dumps(record) + "\n" for record in records)
-        if (self._text("metrics.jsonl") or "") != kept:
+        if (self.text("metrics.jsonl") or "") != kept:
             with _writing(path):
                 write_atomically(path, kept)
         return records
@@ -219,26 +128,6 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write {path} ({error.strerror}): mend this, then the same command continues"
         ) from error
-
-
-def shown(path: Path) -> str:
-    """Returns a path as text that every file and picture can take.
-
-    What is not text in the name of a file is replaced.
-    """
-    return os.fsencode(path).decode(errors="replace")
-
-
-def _parse(text: str) -> Any:
-    """Returns the content of JSON text; ValueError for anything else, NaN and infinity included."""
-
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no number")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def write_atomically(path: Path, text: str) -> None:

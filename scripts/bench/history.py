@@ -130,7 +130,7 @@ def main() -> int:
             for network in networks:
                 report["networks"][network] = measure(network, trees, args.rounds)
                 if args.out:
-                    outfiles.write_text("--out", args.out, json.dumps(report, indent=1) + "\n")
+                    outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
         finally:
             for tree in trees.values():
                 git("worktree", "remove", "--force", str(tree))

@@ -215,7 +215,7 @@ def main() -> int:
     for shape in SHAPES:
         report["shapes"].append(measure(shape, args.batch_size, args.rounds, args.peer, options))
         if args.out:
-            outfiles.write_text("--out", args.out, json.dumps(report, indent=1) + "\n")
+            outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
     print(table(report))
     return 0
 

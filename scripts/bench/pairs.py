@@ -129,7 +129,7 @@ def main() -> int:
                 )
                 print(table({**report, "networks": {network: report["networks"][network]}}))
                 if args.out:
-                    outfiles.write_text("--out", args.out, json.dumps(report, indent=1) + "\n")
+                    outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
         finally:
             for tree in trees:
                 history.git("worktree", "remove", "--force", str(tree))

@@ -168,7 +168,7 @@ def main() -> int:
     reports = [profile(network, args.batch_size) for network in networks]
     print(table(reports))
     if args.out:
-        outfiles.write_text("--out", args.out, json.dumps(reports, indent=1) + "\n")
+        outfiles.write("--out", args.out, json.dumps(reports, indent=1) + "\n")
     return 0
 
 

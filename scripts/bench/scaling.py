@@ -199,7 +199,7 @@ def main() -> None:
         content |= {"jax": metadata.version("jax"), "cpu_count": os.cpu_count()}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         text = table(content)
-        outfiles.write_text("--output", options.output, json.dumps(content, indent=1) + "\n")
+        outfiles.write("--output", options.output, json.dumps(content, indent=1) + "\n")
     print(text)
 
 

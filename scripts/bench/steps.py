@@ -335,7 +335,7 @@ def main() -> int:
         on_cpu = report["results"][0]["device"].startswith("cpu")
         slow |= on_cpu and report["ratios"].get("flax", LEAST_RATIO_TO_FLAX) < LEAST_RATIO_TO_FLAX
         if args.out:
-            outfiles.write_text("--out", args.out, json.dumps(reports, indent=1) + "\n")
+            outfiles.write("--out", args.out, json.dumps(reports, indent=1) + "\n")
     if slow:
         print(f"error: less than {LEAST_RATIO_TO_FLAX} times stock Flax", file=sys.stderr)
     return int(slow)

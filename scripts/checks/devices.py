@@ -243,7 +243,7 @@ def main() -> None:
         )
     content = {"jax": metadata.version("jax"), "cpu_count": os.cpu_count(), "rows": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    outfiles.write_text("--output", options.output, json.dumps(content, indent=1) + "\n")
+    outfiles.write("--output", options.output, json.dumps(content, indent=1) + "\n")
     if not all(map(is_the_same, rows)):
         raise SystemExit("a training differs between numbers of devices")
 

@@ -219,7 +219,7 @@ def main() -> None:
         results = check(options.only, Path(folder))
     if options.out:
         rows = [{"fault": name, "first_failing_test": test} for name, test in results.items()]
-        outfiles.write_text("--out", options.out, json.dumps(rows, indent=1) + "\n")
+        outfiles.write("--out", options.out, json.dumps(rows, indent=1) + "\n")
     if missed := [name for name, test in results.items() if test is None]:
         sys.exit(f"error: no test finds: {'; '.join(missed)}")
 

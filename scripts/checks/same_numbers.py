@@ -301,7 +301,7 @@ def run(options: argparse.Namespace) -> int:
         step = result["continued"]["from_step"]
         print(verdict(f"{name}, continued from step {step}", result["continued"]), flush=True)
         if options.out:
-            outfiles.write_text("--out", options.out, json.dumps(report, indent=1) + "\n")
+            outfiles.write("--out", options.out, json.dumps(report, indent=1) + "\n")
     parts = [case[part] for case in report["cases"] for part in ("from_the_start", "continued")]
     return int(not all(part["equal"] for part in parts))
 

@@ -21,7 +21,7 @@ from jaxcnn.commands import outfiles
 from jaxcnn.commands.parser import script_parser
 from jaxcnn.errors import UserError
 from jaxcnn.run import shapes
-from jaxcnn.run.folder import shown
+from jaxcnn.run.files import shown
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
 
@@ -241,7 +241,7 @@ def main() -> None:
     if args.page:
         path = args.page.with_suffix(".md")
         outfiles.check_file("--page", path, (".md",))
-        outfiles.write_text("--page", path, page(args.page))
+        outfiles.write("--page", path, page(args.page))
         return
     rates = speeds(args.speeds)
     if args.table:
@@ -252,7 +252,7 @@ def main() -> None:
     results = [collect(run) for run in args.runs]
     print(table(results, rates))
     if args.out:
-        outfiles.write_text("--out", args.out, json.dumps(results, indent=2) + "\n")
+        outfiles.write("--out", args.out, json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":
