@@ -68,7 +68,7 @@ def test_a_program_that_does_not_call_onednn_is_kept_in_the_cache(cache_folder):
 )
 def test_the_processor_is_named_with_its_widest_vectors(monkeypatch, flags, expected):
     text = f"processor\t: 0\nmodel name\t: Fast 9\nflags\t\t: {flags}\n"
-    monkeypatch.setattr(environment.Path, "read_text", lambda self: text)
+    monkeypatch.setattr(environment.Path, "read_text", lambda self, **_: text)
     assert environment.cpu_name() == expected
 
 
