@@ -19,7 +19,7 @@ import sklearn
 
 from jaxcnn import cli
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 ONE_EPOCH = ("--train.epochs=1", "--config.optim.warmup_epochs=0.5")
