@@ -231,8 +231,10 @@ def test_half_set_variables_of_a_launcher_end_with_how_to_train_alone(
     assert launchers.launched_by(os.environ) is None
 
 
+# A shell that starts this in the background has the signal ignored, which Python would respect.
 WAITING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from jaxcnn import cli
 from jaxcnn.runtime import distributed
 distributed.START_SECONDS, distributed.TELL_SECONDS = int(sys.argv[1]), 0.5
@@ -252,7 +254,10 @@ def test_a_process_that_waits_says_so_and_can_be_stopped(number, whom):
         line = process.stderr.readline()
         assert line.startswith(f"waiting for {whom}") and "at most 300" in line
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        try:
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()  # else leaving the block waits for it
         assert process.stderr.read().startswith("stopped while waiting for")
 
 
