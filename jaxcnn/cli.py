@@ -13,6 +13,7 @@ from jaxcnn.commands import streams
 from jaxcnn.commands.console import usage_error
 from jaxcnn.commands.parser import Parser
 from jaxcnn.errors import PeerLostError, UserError
+from jaxcnn.runtime import notices
 from jaxcnn.runtime.signals import Interrupted
 
 VERBS = {
@@ -32,6 +33,9 @@ The verb is the module `jaxcnn.commands.VERB`, which is imported only when it is
 the help: a line that says what it does, then examples, then notes. A verb whose arguments are absl
 flags has no `add_arguments`, and its `run` takes the arguments as they are.
 """
+
+# Verbs that use JAX at once; `train` first joins other processes.
+_COMPUTING = ("evaluate", "predict", "plot", "compare", "layers")
 
 _HELP = """\
 usage: jaxcnn VERB [ARGUMENTS]
@@ -58,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def script(program: Callable[[], int | None]) -> NoReturn:
     """Runs the program of this process and exits, see `end`; output may be closed, or take less."""
     streams.prepare()
-    end(program)
+    with notices.shown():
+        end(program)
 
 
 def run(arguments: Sequence[str]) -> int | None:
@@ -80,7 +85,13 @@ def run(arguments: Sequence[str]) -> int | None:
         return module.run(rest)
     parser = Parser(verb, module.__doc__ or "")
     module.add_arguments(parser)
-    return module.run(parser.parse(rest))
+    args = parser.parse(rest)
+    if verb in _COMPUTING:
+        from jaxcnn.runtime import switches
+
+        switches.put_back()
+        switches.check_devices()
+    return module.run(args)
 
 
 def end(program: Callable[[], int | str | None]) -> NoReturn:
@@ -107,6 +118,11 @@ def end(program: Callable[[], int | str | None]) -> NoReturn:
         sys.exit(1)
     except OSError as error:
         _fail(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+    except FloatingPointError as error:
+        _fail(
+            f"error: JAX_DEBUG_NANS or JAX_DEBUG_INFS: {' '.join(str(error).split())}; unset it to "
+            "have the program deal with numbers that are not finite"
+        )
     except Interrupted as stop:
         print(f"stopped after step {stop.step}; the same command continues", file=sys.stderr)
         sys.exit(128 + stop.signum)

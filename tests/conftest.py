@@ -1,6 +1,7 @@
 """What holds for every test: strict JAX, the CPU, and the small networks and data they share."""
 
 import os
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -9,6 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from flax import linen as nn
 
 from jaxcnn.config import schema
@@ -111,3 +114,27 @@ def compilation_cache(cache_folder):
 def dataset() -> Dataset:
     """A data set of noise: 48 and 20 images of 16x16x3."""
     return random_dataset()
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command of the program in this process: returns (exit code, output, error lines)."""
+    from jaxcnn import cli
+    from jaxcnn.commands import train
+    from jaxcnn.runtime import compilation_cache, memory
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(memory, "configure_malloc", lambda: None)
+
+    def run(*arguments):
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ending:
+            for flag in flags.FLAGS.flags_by_module_dict()[train.__name__]:
+                flag.unparse()  # what another test has set
+            cli.main(arguments)
+        said, code = capsys.readouterr(), ending.value.code
+        # A text as exit code is printed by the interpreter, which then exits with 1.
+        error = said.err + (code if isinstance(code, str) else "")
+        return 1 if isinstance(code, str) else code or 0, said.out, error.splitlines()
+
+    return run

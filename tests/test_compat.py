@@ -82,11 +82,12 @@ def test_what_no_version_writes_is_named(change, message):
 
 
 @pytest.mark.parametrize(("old", "current"), compat.RENAMED.items())
-def test_a_configuration_file_may_use_an_old_name_and_is_warned(old, current):
+def test_a_configuration_file_may_use_an_old_name_and_is_warned(old, current, caplog):
     config = schema.default_config()
     section, name = old.split(".")
-    with pytest.warns(FutureWarning, match=f"{old} is now called {current}"):
-        setattr(config[section], name, 7)
+    setattr(config[section], name, 7)
+    said = {(r.name, r.levelname, r.getMessage()) for r in caplog.records}
+    assert said == {("jaxcnn.config.schema", "WARNING", f"{old} is now called {current}")}
     assert config[section][current.split(".")[1]] == 7
     schema.validate(config)
 

@@ -7,6 +7,7 @@ import pytest
 
 from jaxcnn import models
 from jaxcnn.config import schema
+from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -73,11 +74,23 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(section, key, value)
     assert "\n" not in message
 
 
-def test_a_warmup_longer_than_the_training_is_refused():
+def test_a_warmup_longer_than_the_training_is_shortened_and_says_so(dataset, caplog):
     changed = schema.default_config()
     changed.train.epochs = 3
+    changed.optim.warmup_epochs = 3.0
+    assert Settings.resolve(changed, dataset).optim.warmup_epochs == 3.0 and not caplog.records
     changed.optim.warmup_epochs = 3.5
-    with pytest.raises(UserError, match="at most train.epochs=3"):
+    assert Settings.resolve(changed, dataset).optim.warmup_epochs == 3.0
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "optim.warmup_epochs=3.5 is longer than the training: shortened to 3.0"
+    )
+
+
+def test_all_values_that_are_not_allowed_are_told_at_once():
+    changed = schema.default_config()
+    changed.train.epochs, changed.optim.momentum = 0, 2.0
+    with pytest.raises(UserError, match="momentum=2.0 is not allowed: .*; train.epochs=0 is not"):
         schema.validate(changed)
 
 

@@ -19,7 +19,7 @@ from jaxcnn.errors import UserError
 WAYS_OUT = (
     "jaxcnn prepare --archive cifar-10-binary.tar.gz",
     "cifar-10-python.tar.gz",
-    "--config.dataset.data_dir",
+    "--data_dir",
     "TFDS_DATA_DIR",
     "--config mobilenet:digits",
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxcnn.errors import UserError
 from jaxcnn.runtime import launch, sharding
 
 ROOT = Path(__file__).parents[1]
@@ -192,15 +191,16 @@ class _Mesh:
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do():
-    sharding.check_batch("train.batch_size", 64, _Mesh)
-    with pytest.raises(
-        UserError, match="train.batch_size=100 does not .* 8 devices: .* 96 or 104$"
-    ):
-        sharding.check_batch("train.batch_size", 100, _Mesh)
-    with pytest.raises(UserError, match="nearest that do: 8$"):
-        sharding.check_batch("train.batch_size", 5, _Mesh)
-    with pytest.raises(UserError, match="8 devices x 3 micro-batches: .* 48 or 72$"):
-        sharding.check_batch("train.batch_size", 64, _Mesh, 3)
+    assert sharding.batch_fault("train.batch_size", 64, _Mesh) is None
+    for arguments, expected in {
+        (100,): "train.batch_size=100 does not .* 8 devices: .* 96 or 104$",
+        (5,): "nearest that do: 8$",
+        (64, 3): "8 devices x 3 micro-batches: .* 48 or 72$",
+    }.items():
+        size, *micro_batches = arguments
+        assert re.search(
+            expected, sharding.batch_fault("train.batch_size", size, _Mesh, *micro_batches)
+        )
 
 
 def test_an_array_is_split_along_its_longest_axis_that_divides():

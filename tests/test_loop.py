@@ -16,6 +16,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run import lock
 from jaxcnn.run.checkpoint import Checkpoints
+from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
 from jaxcnn.runtime.signals import Interrupted
 from jaxcnn.train import fit
@@ -230,6 +231,8 @@ def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_e
         fit.fit(_config(), random_dataset(), run, report)
         assert "the checkpoint of step 8 is damaged" in report.said[1]
         assert report.said[2] == "continuing after step 6"
+        warnings = [start["warnings"] for start in RunDir(run).starts()]
+        assert warnings == [[], [report.said[1].removeprefix("warning: ")]]
         _assert_same_run(reference, run)
         assert [p.name for p in checkpoints.damaged()] == ["8"]
     else:

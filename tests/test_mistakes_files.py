@@ -168,6 +168,7 @@ SHAPES = {
         "starts": _with("starts", value=7),
         "start": _with("starts", 0, value="yesterday"),
         "devices": _with("starts", 0, "devices", value=4),
+        "warnings": _with("starts", 0, "warnings", value=[4]),
     },
 }
 CASES = [

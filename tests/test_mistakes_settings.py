@@ -11,13 +11,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from absl.testing import flagsaver
+from absl import flags
 
-from jaxcnn import cli
 from jaxcnn.commands import config_flag, train
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
-from jaxcnn.runtime import compilation_cache, launchers, memory
+from jaxcnn.runtime import launchers
 
 OLD_RUN = Path(__file__).parent / "data" / "old_config.json"
 FILES = {
@@ -37,35 +36,18 @@ FILES = {
     "list.json": "[1, 2]",
     "cut.json": OLD_RUN.read_text()[:200],
     "partial.json": '{"seed": 0, "train": {}}',
+    "dotted.json": '{"train": {"epochs": 1}, "train.epochs.more": 2}',
     "typed.json": OLD_RUN.read_text().replace('"warmup_epochs": 2.0', '"warmup_epochs": "two"'),
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """An empty working directory with the configuration files."""
     for name, text in FILES.items():
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def command(folder, monkeypatch, capsys):
-    """Runs a command of the program in this process: returns (exit code, output, error lines)."""
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda: None)
-    monkeypatch.setattr(memory, "configure_malloc", lambda: None)
-
-    def run(*arguments):
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ending:
-            cli.main(arguments)
-        said, code = capsys.readouterr(), ending.value.code
-        # A text as exit code is printed by the interpreter, which then exits with 1.
-        error = said.err + (code if isinstance(code, str) else "")
-        return 1 if isinstance(code, str) else code or 0, said.out, error.splitlines()
-
-    return run
 
 
 LENET = "--config=lenet:digits"
@@ -98,6 +80,7 @@ MISTAKES = {
     "JSON of another shape": (["--config=list.json"], "list.json is not what a run writes: it"),
     "half a JSON": (["--config=cut.json"], "cut.json is not JSON ("),
     "JSON without keys": (["--config=partial.json"], "partial.json is not what a run writes: "),
+    "JSON of another kind": (["--config=dotted.json"], "its keys are no configuration's"),
     "JSON of other types": (["--config=typed.json"], "optim.warmup_epochs='two' is not allowed"),
     "JSON with a data set": (["--config=old.json:mnist"], "use --dataset.name=mnist"),
 }
@@ -120,7 +103,7 @@ def test_layers_says_the_same_of_a_file_as_train(file, command):
 
 
 def _parse(*arguments):
-    return config_flag.parse(arguments, config_flag.flags.FlagValues()).config
+    return config_flag.parse(arguments, flags.FlagValues()).config
 
 
 def test_none_unsets_and_the_last_value_counts(folder):

@@ -27,7 +27,7 @@ def _fact(name, model, **changes):
         "planned_epochs": 2, "train_split": "train", "train_examples": 100, "eval_split": "test",
         "data": "noise", "dtype": "float32", "device": "2 cores", "images_per_second": 10.0,
         "seconds_per_epoch": 1.0, "total_minutes": 1.0, "train_loss": 1.0, "train_accuracy": 0.5,
-        "eval_loss": 1.0, "eval_accuracy": 0.5, **changes,
+        "eval_loss": 1.0, "eval_accuracy": 0.5, "warnings": [], **changes,
     }  # fmt: skip
     row["records"] = [
         {"epoch": i, "minutes": i * row["total_minutes"] / 2, "images": 100 * i,
@@ -188,6 +188,13 @@ def test_the_page_is_whole_and_what_runs_say_is_only_text():
     assert [run["name"] for run in json.loads(embedded[1])["runs"]] == ["run", evil]
     assert "default-src 'none'" in text
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_the_page_shows_what_the_program_warned_of():
+    quiet, loud = _fact("a", "resnet20"), _fact("b", "resnet20", warnings=["3 <examples> twice"])
+    assert "Warnings" not in _render({"a": quiet})
+    text = _render({"a": quiet, "b": loud})
+    assert "<h2>Warnings</h2><ul><li>b: 3 &lt;examples&gt; twice</li></ul>" in text
 
 
 def _run(folder, name):

@@ -94,7 +94,7 @@ def _flags(arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
     try:
         return values(["jaxcnn", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = ["config", *values, *overrides.SETTINGS]
+        known = ["config", "data_dir", *values, *overrides.SETTINGS]
         close = difflib.get_close_matches(error.flagname, known, n=1)
         hint = f"did you mean --{close[0]}?" if close else "see --help for all flags and keys"
         raise UserError(f"Unknown command line flag '{error.flagname}': {hint}") from error

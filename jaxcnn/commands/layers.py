@@ -7,6 +7,7 @@ jaxcnn layers runs/mobilenet
 """
 
 import argparse
+import difflib
 import math
 import re
 from pathlib import Path
@@ -73,9 +74,13 @@ def _network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
     shape = shape if args.image is None else _shape(args.image)
     classes = classes if args.classes is None else args.classes
     if shape is None or classes is None:
+        known = {name.replace("_", ""): name for name in _KNOWN}
+        plain = re.sub(r"[\W_]", "", config.dataset.name.lower())
+        close = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)
+        hint = f", did you mean {known[close[0]]}?" if close else ":"
         raise UserError(
-            f"the image shape of {config.dataset.name} is not known here: give it with --image "
-            "and --classes, such as --image 96x96x3 --classes 10"
+            f"the image shape of {config.dataset.name} is not known here{hint} Give it with "
+            "--image and --classes, such as --image 96x96x3 --classes 10"
         )
     if not 1 <= classes <= MOST_CLASSES:
         raise UserError(f"--classes={classes} is not allowed: from 1 to {MOST_CLASSES:,}")

@@ -14,7 +14,9 @@ from jaxcnn.errors import UserError
 
 SETTINGS = dict(schema.walk())
 _SECTIONS = "|".join(dict.fromkeys(key.partition(".")[0] for key in SETTINGS if "." in key))
-_TOP_LEVEL = "|".join(key for key in SETTINGS if "." not in key)
+# The other verbs' flag means the same here.
+_ALIASES = {"data_dir": "dataset.data_dir"}
+_TOP_LEVEL = "|".join([*(key for key in SETTINGS if "." not in key), *_ALIASES])
 _KEY = re.compile(
     rf"(?P<flag>--?(?P<no>no)?(?:config\.(?P<long>[^=]*)|(?P<short>(?:{_SECTIONS})\.[^=]*"
     rf"|(?:{_TOP_LEVEL}))))(?:=(?P<value>.*))?",
@@ -54,6 +56,7 @@ def split(arguments: Iterable[str]) -> tuple[list[Override], list[str]]:
             others.append(argument)
             continue
         flag, key, value = match["flag"], match["long"] or match["short"] or "", match["value"]
+        key = _ALIASES.get(key, key)
         if key not in SETTINGS:
             close = difflib.get_close_matches(key, SETTINGS, n=1)
             hint = f"did you mean {close[0]}?" if close else "see --help for all keys"

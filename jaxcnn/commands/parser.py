@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from jaxcnn.commands.console import usage_error
 
@@ -55,13 +56,16 @@ class Parser(OneLineParser):
         )
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parses the arguments of the verb.
+        """Parses the arguments of the verb; a path may begin with ~, the home directory.
 
         A verb that sets a default for `program` gets there all that follows the first `--`, as it
         is; argparse itself drops a later `--`, which belongs to the program.
         """
         if self.get_default("program") is None:
-            return self.parse_args(arguments)
+            result = self.parse_args(arguments)
+            for name, value in vars(result).items():
+                setattr(result, name, self._expanded(value))
+            return result
         given = list(arguments)
         first = given.index("--") if "--" in given else len(given)
         result = self.parse_args(given[:first])
@@ -69,3 +73,14 @@ class Parser(OneLineParser):
         if not result.program:
             self.error("a program is required after --")
         return result
+
+    def _expanded(self, value: Any) -> Any:
+        """Returns the value of an argument, if it is a path or several with ~ expanded."""
+        if isinstance(value, list):
+            return [self._expanded(item) for item in value]
+        if not isinstance(value, Path):
+            return value
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            self.error(f"the home directory in {value} is not known here: write the whole path")

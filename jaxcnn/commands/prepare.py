@@ -10,7 +10,8 @@ import argparse
 from jaxcnn import data
 from jaxcnn.data.cifar10.prepare import prepare
 from jaxcnn.data.cifar10.published import SETS
-from jaxcnn.data.locate import data_root, find
+from jaxcnn.data.locate import data_root, expanded, find
+from jaxcnn.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,11 @@ def run(args: argparse.Namespace) -> None:
     """Prepares the data set, reads it back and prints where it is and how to train on it."""
     try:
         already = find(data_root(args.data_dir), args.dataset)
+        if already and args.archive and not expanded(args.archive).exists():
+            raise UserError(
+                f"{args.archive}: there is no such file or folder; {args.dataset} is prepared in "
+                f"{already} already: leave --archive out"
+            )
         directory = prepare(
             args.dataset,
             data_dir=args.data_dir,
@@ -57,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"  {len(loaded.train.labels):,} train and {len(loaded.eval.labels):,} test images")
     print(f"  fingerprint: {loaded.fingerprint}")
     if already:
-        print(f"  to prepare it anew, delete {directory} first")
+        unread = f"; {args.archive} was not read" if args.archive else ""
+        print(f"  to prepare it anew, delete {directory} first{unread}")
     name = "mobilenet" if args.dataset == "cifar10" else f"mobilenet:{args.dataset}"
-    option = f" --dataset.data_dir={data_root(args.data_dir)}" if args.data_dir else ""
+    option = f" --data_dir={data_root(args.data_dir)}" if args.data_dir else ""
     print(f"to train: jaxcnn train --config {name}{option}")

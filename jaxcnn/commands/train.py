@@ -17,9 +17,10 @@ from jaxcnn import data
 from jaxcnn.commands import config_flag, named, streams
 from jaxcnn.config import schema
 from jaxcnn.config.settings import check_network
+from jaxcnn.data import locate
 from jaxcnn.errors import UserError
 from jaxcnn.run import observers
-from jaxcnn.runtime import compilation_cache, distributed, environment, memory
+from jaxcnn.runtime import compilation_cache, distributed, environment, memory, notices, switches
 from jaxcnn.train import fit
 
 _WORKDIR = flags.DEFINE_string(
@@ -38,6 +39,7 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processe
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0 on.")
 
 _CONFIG_HELP = """\
+  --data_dir: TFDS directory, as in the other verbs: the same as --dataset.data_dir.
   --config: Name or path of a configuration file, a Python file with get_config(), which is
     executed; after a colon, the data set. Every value can be set on the command line, such as
     --train.epochs=3, or --config.train.epochs=3:"""
@@ -70,12 +72,16 @@ def _train(given: config_flag.Parsed) -> None:
     config = given.config
     schema.validate(config)
     check_network(config)  # before data is looked for, which may be a long download
-    workdir = Path(_WORKDIR.value or default_workdir(given.source))
+    workdir = locate.expanded(_WORKDIR.value or default_workdir(given.source))
+    switches.put_back()
     memory.configure_malloc()
     if config.train.deterministic:
         environment.use_deterministic_operations()
     compilation_cache.use_compilation_cache()
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    switches.check_devices()
+    if not distributed.is_process_0():
+        notices.silence()
     report = observers.create_reporter() if distributed.is_process_0() else observers.Observer()
     dataset = distributed.process_0_first(lambda: data.load(**config.dataset))
     if _DRY_RUN.value:

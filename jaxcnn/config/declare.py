@@ -56,6 +56,11 @@ def between(low: float, high: float) -> Check:
     return Check(lambda v: low <= v < high, f"at least {low} and below {high}")
 
 
+def within(low: float, high: float) -> Check:
+    """From `low` to `high`."""
+    return Check(lambda v: low <= v <= high, f"{low} to {high}")
+
+
 def one_of(*names: str) -> Check:
     """One of `names`."""
     return Check(lambda v: v in names, "one of " + ", ".join(names))

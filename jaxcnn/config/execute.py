@@ -127,7 +127,10 @@ def _from_json(content: Any) -> config_dict.ConfigDict:
     """
     if not isinstance(content, dict):
         raise UserError(f"it holds {type(content).__name__}, not an object")
-    tree, config = compat.upgrade(content), schema.default_config()
+    try:
+        tree, config = compat.upgrade(content), schema.default_config()
+    except (AttributeError, TypeError, RecursionError) as error:  # "a.b" beside "a"
+        raise UserError("its keys are no configuration's") from error
     for key, declared in schema.walk():
         section, _, last = key.rpartition(".")
         inner = tree.get(section) if section else tree

@@ -5,7 +5,7 @@ line of `--help` and the typed value that the program reads (`config.settings.Se
 """
 
 import dataclasses
-import warnings
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +23,11 @@ from jaxcnn.config.declare import (
     between,
     one_of,
     setting,
+    within,
 )
 from jaxcnn.errors import UserError
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,12 @@ class ModelConfig:
         "but depends on the number of devices",
     )
     plain: bool | None = setting(bool, ANY, "ResNet without shortcuts")
-    width: float | None = setting(float, POSITIVE, "MobileNet width multiplier")
-    growth_rate: int | None = setting(int, at_least(1), "DenseNet: new channels of each layer")
+    width: float | None = setting(float, within(0.01, 100), "MobileNet width multiplier")
+    growth_rate: int | None = setting(
+        int, within(1, 10_000), "DenseNet: new channels of each layer"
+    )
     bn_size: int | None = setting(
-        int, at_least(0), "DenseNet: bottleneck channels over growth_rate"
+        int, within(0, 1000), "DenseNet: bottleneck channels over growth_rate"
     )
     drop_rate: float | None = setting(
         float, between(0, 1), "DenseNet: dropout after each 3x3 convolution"
@@ -118,7 +123,7 @@ class TrainConfig:
         False, ANY, "each device keeps a part of the optimizer's state (ZeRO, stage 1)"
     )
     steps_per_call: int = setting(
-        0, at_least(0), "steps of one compiled call; 0: what suits the platform"
+        0, within(0, 10_000), "steps of one compiled call; 0: what suits the platform"
     )
     data_gigabytes: float = setting(
         2.0,
@@ -195,7 +200,7 @@ class _Section(config_dict.ConfigDict):
         if dotted not in compat.RENAMED:
             return key
         current = compat.RENAMED[dotted]
-        warnings.warn(f"{dotted} is now called {current}", FutureWarning, stacklevel=4)
+        _logger.warning("%s is now called %s", dotted, current)
         return current.rpartition(".")[2]
 
 
@@ -250,17 +255,15 @@ def validate(config: config_dict.ConfigDict) -> None:
         raise UserError(
             f"missing or unknown in the configuration: {odd}; start from default_config()"
         )
+    wrong = []
     for key, declared in known.items():
         value = _get(config, key)
         if value is None and declared.default is None:
             continue
         if not isinstance(value, declared.kind) or not declared.check.accepts(value):
-            raise UserError(f"{key}={value!r} is not allowed: {describe(key)}")
-    if config.optim.warmup_epochs > config.train.epochs:
-        raise UserError(
-            f"optim.warmup_epochs={config.optim.warmup_epochs} is longer than the training: "
-            f"at most train.epochs={config.train.epochs}"
-        )
+            wrong.append(f"{key}={value!r} is not allowed: {describe(key)}")
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
 def describe(key: str) -> str:

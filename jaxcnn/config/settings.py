@@ -7,6 +7,7 @@ depends on are part of it: whatever reads a run folder needs config.json alone.
 
 import dataclasses
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from jaxcnn import models
 from jaxcnn.config import compat, schema, stored
 from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augment import PixelStats, pixel_stats
+
+_logger = logging.getLogger(__name__)
 
 # Steps of one compiled call, by platform, where the configuration leaves it open. On the CPU a call
 # costs little beside a step; on a GPU or TPU a small network's step is shorter than the time that
@@ -75,6 +78,12 @@ class Settings(schema.Config):
         }
         if config.augment.flip is None:
             tree["augment"]["flip"] = schema.is_mirrored(config.dataset.name)
+        if config.optim.warmup_epochs > config.train.epochs:
+            tree["optim"]["warmup_epochs"] = float(config.train.epochs)
+            _logger.warning(
+                "optim.warmup_epochs=%s is longer than the training: shortened to %s",
+                *(config.optim.warmup_epochs, float(config.train.epochs)),
+            )
         platform = jax.default_backend()
         if config.model.dtype == "auto":
             tree["model"]["dtype"] = "float32" if platform == "cpu" else "bfloat16"

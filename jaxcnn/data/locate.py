@@ -11,9 +11,33 @@ DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
 
 
 def data_root(data_dir: str) -> Path:
-    """Returns `data_dir`, or else what TFDS would use, as an absolute path."""
+    """Returns `data_dir`, or else what TFDS would use, as an absolute path.
+
+    Raises:
+        UserError: If it begins with ~ and there is no such home directory.
+    """
     chosen = data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/tensorflow_datasets"
-    return Path(chosen).expanduser().absolute()
+    try:
+        return expanded(chosen).absolute()
+    except UserError as error:
+        raise UserError(
+            f"there is no place for data sets: {error}; name one by --data_dir or "
+            f"{DATA_DIR_VARIABLE}"
+        ) from None
+
+
+def expanded(path: str) -> Path:
+    """Returns a path with the home directory in place of a ~ at its beginning.
+
+    Raises:
+        UserError: If there is no such home directory.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"the home directory in {path} is not known here: write the whole path, or set HOME"
+        ) from error
 
 
 def find(root: Path, name: str) -> Path | None:
@@ -36,7 +60,7 @@ def find(root: Path, name: str) -> Path | None:
     except PermissionError as error:
         raise UserError(
             f"cannot read {root / name} ({error.strerror}): get leave to, or name another data "
-            f"directory by --config.dataset.data_dir or {DATA_DIR_VARIABLE}"
+            f"directory by --data_dir or {DATA_DIR_VARIABLE}"
         ) from error
     return max(versions)[1] if versions else None
 

@@ -1,5 +1,6 @@
 """How is a prepared TFDS data set opened and decoded, without TensorFlow?"""
 
+import contextlib
 import difflib
 import io
 import json
@@ -44,7 +45,7 @@ def source(name: str, data_dir: str) -> Source:
     if is_named(data_dir) and not os.path.isdir(root):
         raise UserError(
             f"the data directory {root} does not exist: create it to have the data put there, or "
-            "correct --config.dataset.data_dir or TFDS_DATA_DIR"
+            "correct --data_dir or TFDS_DATA_DIR"
         )
     directory = find(root, name)
     if directory is None:
@@ -53,7 +54,7 @@ def source(name: str, data_dir: str) -> Source:
             above = root.parent if root.name == name else root.parent.parent
             raise UserError(f"{root} lies inside the data directory: give {above} instead")
         if name not in SETS:
-            _check_registered(name)
+            _check_usable(name, root)
             raise UserError(f"{name} is not prepared in {root}: {_preparation(name, root)}")
         directory = prepare.prepare(name, data_dir=data_dir)
     builder = _open(directory, name, root)
@@ -69,25 +70,73 @@ def source(name: str, data_dir: str) -> Source:
     return Source(title, tuple(names), builder.info.splits, read)
 
 
-def _check_registered(name: str) -> None:
-    """Raises UserError unless TFDS knows a data set, and its configuration, of that name."""
+def _check_usable(name: str, root: Path) -> None:
+    """Raises UserError unless TFDS knows a data set of that name, which is usable when prepared.
+
+    That is looked up in the description that comes with TFDS. A few descriptions need TensorFlow
+    or another library; of those nothing is known before they are prepared.
+    """
     base, _, config = name.partition("/")
     try:
         configs = tfds.builder_cls(base).builder_configs
         known = not config or config in configs
     except tfds.core.registered.DatasetNotFoundError:
         known = False
+    except ImportError:
+        return
     if not known:
         raise _unknown(name)
+    try:
+        with _muted():  # TFDS prints how to install TensorFlow
+            info = tfds.builder(name, data_dir=root).info
+            features = dict(info.features.items())
+    except Exception:  # whatever a description leads to that lacks a library
+        return
+    _check_features(name, features)
+    shape = features["image"].shape
+    if configs and not config:
+        some = ", ".join(f"{name}/{other}" for other in list(configs)[:5])
+        raise UserError(f"{name} is {len(configs)} data sets, name one of them, such as {some}")
+    if None in shape:
+        raise UserError(
+            f"{name} cannot be used: its images have several sizes, as TFDS describes them (shape "
+            f"{shape}); allowed are data sets of one size, such as {', '.join(_SUGGESTED)}"
+        )
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """While entered, what is printed is lost."""
+    lost = io.StringIO()
+    with contextlib.redirect_stdout(lost), contextlib.redirect_stderr(lost):
+        yield
 
 
 def _unknown(name: str) -> UserError:
-    close = difflib.get_close_matches(name, _SUGGESTED, n=1)
+    close = _closest(name)
     return UserError(
-        f"unknown data set {name!r}{f', did you mean {close[0]!r}?' if close else ':'} allowed are "
+        f"unknown data set {name!r}{f', did you mean {close!r}?' if close else ':'} allowed are "
         f"{', '.join(_SUGGESTED)} and every other image-classification data set of TFDS whose "
         "images have one size"
     )
+
+
+def _closest(name: str) -> str | None:
+    """Returns the name of a data set that differs least, or not at all without case and signs."""
+    known = [*_SUGGESTED, *tfds.list_builders(with_community_datasets=False)]
+    base, slash, _ = name.partition("/")
+    if slash and base in known[1:]:  # digits, the first, is none of TFDS
+        configs = [f"{base}/{config}" for config in tfds.builder_cls(base).builder_configs]
+        return next(iter(difflib.get_close_matches(name, configs, n=1)), None)
+    plain = {re.sub("[^a-z0-9]", "", other): other for other in reversed(known)}
+    wanted = re.sub("[^a-z0-9]", "", name.lower())
+    if wanted in plain:
+        return plain[wanted]
+    close = difflib.get_close_matches(name.lower(), _SUGGESTED, n=1)
+    if not close and len(wanted) > 2:
+        close = [other for other in known if other.startswith(wanted)]
+    close = close or [plain[p] for p in difflib.get_close_matches(wanted, plain, 1, 0.8)]
+    return close[0] if close else None
 
 
 def _preparation(name: str, root: Path) -> str:
@@ -119,6 +168,12 @@ def _open(directory: Path, name: str, root: Path) -> Any:
             f"{directory} holds {'/'.join(sorted(formats))} files, which cannot be read without "
             f"TensorFlow (array_record can): delete it, or use another data directory, and {way}"
         )
+    _check_features(name, features)
+    return builder
+
+
+def _check_features(name: str, features: dict[str, Any]) -> None:
+    """Raises UserError unless a data set has an image, as is needed, and one label for each."""
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel
@@ -132,7 +187,6 @@ def _open(directory: Path, name: str, root: Path) -> Any:
             f"{name} cannot be used: its images are {image.np_dtype} {image.shape}, not uint8 with "
             "1 or 3 channels"
         )
-    return builder
 
 
 def _damaged(directory: Path | str, name: str, error: Exception) -> UserError:

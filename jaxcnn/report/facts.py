@@ -52,6 +52,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "data": settings.facts.fingerprint,
         "dtype": settings.model.dtype,
         "device": _device(start),
+        "warnings": _warnings(run.starts),
         "images_per_second": max(rates) if rates else None,
         "seconds_per_epoch": pace,
         "total_minutes": last["epoch"] * pace / 60,
@@ -68,6 +69,11 @@ def of_run(run: Run) -> dict[str, Any]:
             for record in records
         ],
     }
+
+
+def _warnings(starts: list[dict[str, Any]]) -> list[str]:
+    """Returns the warnings of all starts of a run, each once, in order."""
+    return list(dict.fromkeys(text for start in starts for text in start.get("warnings", [])))
 
 
 def _device(start: dict[str, Any]) -> str:

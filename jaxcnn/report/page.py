@@ -49,6 +49,7 @@ def render(
             _GRADIENTS if gradients else "",
             _samples(samples),
             _method(found, counts, samples),
+            _warnings(found),
         )
     )
     names = ", ".join(html.escape(run["name"]) for run in found)
@@ -272,3 +273,15 @@ epoch down. One run each: differences of a point may be chance.</p>{where}
 <p>Multiply-adds are counted layer by layer as the papers do, products with padding included. XLA
 leaves those out and adds norms and activations, so its count is compared with ours without
 padding.</p>{table}</section>"""
+
+
+def _warnings(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what the program warned of while it trained; "" if there was nothing."""
+    items = "".join(
+        f"<li>{html.escape(run['name'])}: {html.escape(text)}</li>"
+        for run in runs
+        for text in run["warnings"]
+    )
+    if not items:
+        return ""
+    return f"<section id='warnings'><h2>Warnings</h2><ul>{items}</ul></section>"

@@ -70,6 +70,23 @@ class ObserverList(Observer):
             other.stop()
 
 
+class WarningKeeper(Observer):
+    """Keeps the messages that are warnings.
+
+    Attributes:
+        kept: The warnings, in order, without the word before them.
+    """
+
+    def __init__(self) -> None:
+        """Has no warning yet."""
+        self.kept: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keeps a message that begins with "warning: "."""
+        if text.startswith("warning: "):
+            self.kept.append(text.removeprefix("warning: "))
+
+
 class LineReporter(Observer):
     """One plain line per epoch, for files and pipes."""
 

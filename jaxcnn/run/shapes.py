@@ -67,6 +67,9 @@ def environment_fault(content: Any) -> str | None:
         devices = start.get("devices", [])
         if not isinstance(devices, list):
             return f"devices is {devices!r}"
+        warnings = start.get("warnings", [])
+        if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
+            return f"warnings is {warnings!r}"
     return None
 
 

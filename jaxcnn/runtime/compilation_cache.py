@@ -1,59 +1,70 @@
 """Where compiled programs are kept between runs: JAX's persistent compilation cache."""
 
+import logging
 import os
 import stat
 import tempfile
 from pathlib import Path
 
 import jax
+import platformdirs
 
-from jaxcnn.errors import UserError
+_logger = logging.getLogger(__name__)
+_REMEDY = "set JAX_COMPILATION_CACHE_DIR to a folder of your own"
 
 
 def use_compilation_cache() -> None:
     """Enables JAX's persistent compilation cache in a private folder of the user.
 
     JAX executes the machine code that it finds there, so the folder must belong to the user and be
-    closed to others. `JAX_COMPILATION_CACHE_DIR` chooses another folder, which is not checked.
-
-    Raises:
-        UserError: If the folder belongs to another user, or cannot be created or written to.
+    closed to others. `JAX_COMPILATION_CACHE_DIR` chooses another folder, which is not checked. A
+    folder that cannot be used costs time alone: a warning says so, and nothing is kept.
     """
     # The default of one second would leave out most of a small network's programs.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen:
-        # A bucket of a cloud, which JAX itself opens.
-        if "://" not in chosen:
-            _check_writable(Path(chosen))
+    if chosen and "://" in chosen:  # a bucket of a cloud, which JAX itself opens
         return
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(base) / "jaxcnn" / "xla"
-    remedy = "set JAX_COMPILATION_CACHE_DIR to a folder of your own"
+    folder = Path(os.path.expanduser(chosen or _default()))
+    problem = _problem(folder, private=not chosen)
+    if problem:
+        _logger.warning(
+            "compiled programs are not kept, which costs time at every start: %s; %s",
+            *(problem, _REMEDY),
+        )
+    jax.config.update("jax_compilation_cache_dir", None if problem else str(folder))
+
+
+def _default() -> str:
+    """Returns the folder in the user's cache, which begins with ~ if there is no home directory."""
+    try:
+        base = platformdirs.user_cache_dir("jaxcnn")
+    except RuntimeError:  # as newer versions of platformdirs say it
+        base = "~/.cache/jaxcnn"
+    return os.path.join(base, "xla")
+
+
+def _problem(folder: Path, private: bool) -> str | None:
+    """Returns why a folder, which is made if need be, cannot hold the cache, or None.
+
+    Args:
+        folder: The folder.
+        private: Whether it must belong to the user alone.
+    """
+    if str(folder).startswith("~"):  # neither HOME nor an entry in the system's list of users
+        return f"there is no home directory for {folder}"
+    if private and not folder.is_absolute():
+        return f"{folder} is no absolute path"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         info = folder.stat()
         # Someone else's folder could hold someone else's machine code.
-        if hasattr(os, "getuid") and info.st_uid != os.getuid():
-            raise UserError(f"the compilation cache {folder} belongs to another user: {remedy}")
-        if stat.S_IMODE(info.st_mode) != 0o700:
-            folder.chmod(0o700)
-    except OSError as error:
-        raise UserError(
-            f"cannot use the compilation cache {folder} ({error.strerror}): {remedy}"
-        ) from error
-    _check_writable(folder)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises UserError unless `folder` is writable; JAX would warn for every program."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if private and hasattr(os, "getuid"):
+            if info.st_uid != os.getuid():
+                return f"{folder} belongs to another user"
+            if stat.S_IMODE(info.st_mode) != 0o700:
+                folder.chmod(0o700)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return None
     except OSError as error:
-        raise UserError(
-            f"cannot write to the compilation cache {folder} ({error.strerror}): set "
-            "JAX_COMPILATION_CACHE_DIR to a folder of your own"
-        ) from error
+        return f"cannot write to {folder} ({error.strerror})"

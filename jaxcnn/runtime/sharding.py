@@ -12,8 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxcnn.errors import UserError
-
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of all devices, or of those given, with the one axis "data"."""
@@ -48,17 +46,18 @@ def split_where_possible(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(sharding, tree)
 
 
-def check_batch(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> None:
-    """Raises UserError unless `size` images divide among the devices, in `micro_batches` parts."""
+def batch_fault(key: str, size: int, mesh: Mesh, micro_batches: int = 1) -> str | None:
+    """Returns what is wrong unless `size` images divide among devices, in `micro_batches` parts."""
     parts = mesh.size * micro_batches
-    if size % parts:
-        below = size // parts * parts
-        nearest = " or ".join(str(n) for n in (below, below + parts) if n)
-        times = f" x {micro_batches} micro-batches" if micro_batches > 1 else ""
-        raise UserError(
-            f"{key}={size} does not divide among {mesh.size} devices{times}: "
-            f"the nearest that do: {nearest}"
-        )
+    if size % parts == 0:
+        return None
+    below = size // parts * parts
+    nearest = " or ".join(str(n) for n in (below, below + parts) if n)
+    times = f" x {micro_batches} micro-batches" if micro_batches > 1 else ""
+    return (
+        f"{key}={size} does not divide among {mesh.size} devices{times}: "
+        f"the nearest that do: {nearest}"
+    )
 
 
 def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -10,15 +10,14 @@ from ml_collections import config_dict
 
 from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset
-from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run_plots import RunPlots
 from jaxcnn.models.summary import BlockSummary, block_summaries, totals
 from jaxcnn.run import tensorboard
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.observers import Observer, ObserverList
+from jaxcnn.run.observers import Observer, ObserverList, WarningKeeper
 from jaxcnn.runtime import distributed, environment, sharding
 from jaxcnn.runtime.signals import Interrupted, Interrupts
-from jaxcnn.train import plan
+from jaxcnn.train import limits, plan, start
 from jaxcnn.train.capacity import compile_programs
 from jaxcnn.train.loop import Training
 from jaxcnn.train.step import evaluated_variables
@@ -45,7 +44,8 @@ def fit(
         UserError: For a mistake in the configuration, or a folder that cannot be used.
         Interrupted: When SIGINT or SIGTERM arrived; the state is saved.
     """
-    observer = observer or Observer()
+    warned = WarningKeeper()
+    observer = ObserverList(observer or Observer(), warned)
     settings, mesh, rows = _prepare(config, dataset)
     run = RunDir(workdir)
     # Process 0 alone reads the folder, so that all processes decide alike.
@@ -63,7 +63,9 @@ def fit(
     if settings.train.tensorboard:
         tensorboard.check_installed()
     with Interrupts() as interrupts, contextlib.ExitStack() as lock:
-        distributed.broadcast_from_process_0(lambda: _begin(run, settings, lock))
+        distributed.broadcast_from_process_0(
+            lambda: lock.enter_context(start.noted(run, settings, warned))
+        )
         observer.network(settings.model.name, rows)
         run_plots, observers = _observers(run, settings, observer)
         observers.say("compiling")
@@ -103,16 +105,8 @@ def _prepare(
 ) -> tuple[Settings, Mesh, list[BlockSummary]]:
     """Returns the settings, the devices and the network's table; UserError if they do not fit."""
     settings, mesh = Settings.resolve(config, dataset), sharding.data_mesh()
-    train, facts = settings.train, settings.facts
-    sharding.check_batch("train.batch_size", train.batch_size, mesh, train.grad_accum_steps)
-    sharding.check_batch("train.eval_batch_size", train.eval_batch_size, mesh)
-    if train.batch_size > facts.train_examples:
-        raise UserError(
-            f"train.batch_size={train.batch_size} is larger than the training split "
-            f"{settings.dataset.train_split!r} with its {facts.train_examples} images: "
-            f"at most {facts.train_examples}"
-        )
-    return settings, mesh, block_summaries(settings.create_model(), facts.image_shape)
+    limits.check(settings, mesh)
+    return settings, mesh, block_summaries(settings.create_model(), settings.facts.image_shape)
 
 
 def _epochs_before(run: RunDir, settings: Settings) -> int:
@@ -127,13 +121,6 @@ def _summary(run: RunDir) -> dict[str, Any]:
     summary = run.summary()
     assert summary is not None
     return summary
-
-
-def _begin(run: RunDir, settings: Settings, lock: contextlib.ExitStack) -> None:
-    """Locks the run folder until `lock` is closed, and notes this start in it."""
-    lock.enter_context(run.locked(settings.to_json()))
-    start = {"dataset": settings.facts.fingerprint, "epochs": settings.train.epochs}
-    run.add_start({**environment.describe(), **start})
 
 
 def _observers(

@@ -43,7 +43,6 @@ def read(path: Path, cifar: Cifar, *, allow_modified: bool) -> Files:
     Raises:
         UserError: Nothing is there, it is damaged, or it is modified and that is not allowed.
     """
-    path = path.expanduser()
     try:
         if path.is_dir():
             layout, content = _read_folder(path, cifar)

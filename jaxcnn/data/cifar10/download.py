@@ -199,7 +199,7 @@ def _ways_out(cifar: Cifar, reason: str) -> str:
         f"cannot download {cifar.binary.url}: {reason}; three ways out: get the file by other "
         f"means and run `jaxcnn prepare{name} --archive "
         f"{cifar.binary.archive_name}` (or {cifar.python.archive_name}, or the unpacked folder); "
-        "or let --config.dataset.data_dir or TFDS_DATA_DIR name a directory in which "
+        "or let --data_dir or TFDS_DATA_DIR name a directory in which "
         f"{cifar.name} is prepared; or train on the embedded data set: --config "
         "mobilenet:digits"
     )

@@ -19,7 +19,7 @@ from PIL import Image
 
 from jaxcnn.data.cifar10 import archive, convert, download
 from jaxcnn.data.cifar10.published import SETS, Cifar
-from jaxcnn.data.locate import SOURCE_FILE, data_root, find
+from jaxcnn.data.locate import SOURCE_FILE, data_root, expanded, find
 from jaxcnn.data.meter import Meter
 from jaxcnn.errors import UserError
 
@@ -55,7 +55,7 @@ def prepare(
         return directory
     _make_writable(root)
     if archive_path:
-        files = archive.read(Path(archive_path), cifar, allow_modified=allow_modified)
+        files = archive.read(expanded(archive_path), cifar, allow_modified=allow_modified)
     else:
         files = archive.read(download.fetch(cifar, root), cifar, allow_modified=False)
     builder = _builder_class(cifar)(
