@@ -16,7 +16,11 @@ RENAMED = {
 }
 """Current dotted key by old one."""
 
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {
+    "augment.crop_mode": "zeros",
+    "augment.flip_mode": "random",
+    "augment.cutout": 0,
+}
 """Dotted keys that older config.json files lack, with the value that was in force then."""
 
 # These do not influence the numbers, as long as they are finite.

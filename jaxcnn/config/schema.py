@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from jaxcnn.config import compat
+from jaxcnn.config import compat, recipe
 from jaxcnn.config.declare import (
     ANY,
     FRACTIONS,
@@ -41,8 +41,8 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """What is done to training images: keyword arguments of `create_augment`."""
+class AugmentConfig(recipe.AugmentRecipe):
+    """What is done to training images: keyword arguments of `create_augmentation`."""
 
     crop_padding: int = setting(
         4, at_least(0), "pixels of padding before a random crop (He et al. 2015, sec. 4.2)"

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Transform = Callable[[jax.Array, jax.Array], jax.Array]
+"""From a key and images uint8 `[..., H, W, C]` to images of the same shape and dtype."""
+
 
 class PixelStats(NamedTuple):
     """Mean and standard deviation of each channel, in units of full scale (0..1)."""
@@ -46,13 +49,13 @@ def normalize(images: jax.Array, stats: PixelStats) -> jax.Array:
     return images.astype(jnp.float32) * scale - shift
 
 
-def create_augment(*, crop_padding: int, flip: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns `augment(key, images)`, from uint8 `[..., H, W, C]` to the same shape and dtype."""
+def create_augment(*, crop_padding: int, flip: bool, crop_mode: str = "zeros") -> Transform:
+    """Returns the random crop and flip; `augmentations` has more that recipes may add."""
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         crop_key, flip_key = jax.random.split(key)
         if crop_padding:
-            images = random_crop(crop_key, images, crop_padding)
+            images = random_crop(crop_key, images, crop_padding, crop_mode)
         if flip:
             images = random_flip(flip_key, images)
         return images
@@ -60,14 +63,18 @@ def create_augment(*, crop_padding: int, flip: bool) -> Callable[[jax.Array, jax
     return augment
 
 
-def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """Pads each image with black and takes a random window of its own size.
+_PAD_MODES = {"zeros": "constant", "reflect": "reflect"}
+
+
+def random_crop(key: jax.Array, images: jax.Array, padding: int, mode: str = "zeros") -> jax.Array:
+    """Pads each image and takes a random window of its own size.
 
     Args:
         key: A PRNG key.
         images: uint8 `[..., H, W, C]`. What is drawn for an image depends on its position in row
             order alone, not on how the leading axes are cut.
         padding: Pixels on every side, above 0.
+        mode: "zeros" for black, "reflect" for the image mirrored at its border pixels.
 
     Returns:
         uint8 `[..., H, W, C]` (He et al. 2015, arXiv:1512.03385, sec. 4.2).
@@ -77,7 +84,9 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     margins = ((padding, padding), (padding, padding), (0, 0))
 
     def window(image: jax.Array, corner: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(jnp.pad(image, margins), (*corner, 0), image.shape)
+        return jax.lax.dynamic_slice(
+            jnp.pad(image, margins, _PAD_MODES[mode]), (*corner, 0), image.shape
+        )
 
     # One `vmap` for each leading axis, so that micro-batches need not be joined for this.
     for _ in leading:

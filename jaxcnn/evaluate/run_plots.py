@@ -17,7 +17,8 @@ import numpy as np
 from jaxcnn import plots
 from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset, batches
-from jaxcnn.data.augment import create_augment, normalize
+from jaxcnn.data.augment import normalize
+from jaxcnn.data.augmentations.pipeline import create_augmentation
 from jaxcnn.evaluate import scores
 from jaxcnn.evaluate.classifier import Classifier, softmax
 from jaxcnn.run.folder import RunDir
@@ -135,11 +136,11 @@ class RunPlots(Observer):
             settings.seed, 0, len(dataset.train.labels), settings.train.batch_size
         )
         stored = dataset.train.images[order[0]]
-        # The keys of step 0, as `Programs` and `train_step` derive them.
-        _, key = jax.random.split(jax.random.key(settings.seed))
-        augment_key, _ = jax.random.split(jax.random.fold_in(key, 0))
-        transform = create_augment(**dataclasses.asdict(settings.augment))
-        augmented = transform(augment_key, stored)
+        _, key = jax.random.split(jax.random.key(settings.seed))  # as `Programs` derives it
+        augmentation = create_augmentation(
+            settings.facts.mean, **dataclasses.asdict(settings.augment)
+        )
+        augmented = augmentation.preview(key, stored, order[0])
         normalized = np.asarray(normalize(augmented, settings.pixel_stats))[:8]
         low, high = normalized.min(), normalized.max()
         return plots.rows(

@@ -6,7 +6,7 @@ training step is the same for both. `data.batches` decides which rows form a bat
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,27 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcnn.data import Split
 from jaxcnn.runtime import sharding
 
 # Batches prepared ahead of the step: one hides the host's work, the other its variation.
 _PREFETCHED = 2
 
-Batch = tuple[jax.Array, jax.Array]
+Batch = tuple[jax.Array, ...]
+"""The rows of a batch of each array of a split: images, labels, perhaps their indices."""
 
 
-def nbytes(split: Split) -> int:
+def nbytes(split: Sequence[np.ndarray]) -> int:
     """Returns the bytes that a split takes on a device."""
     return sum(array.nbytes for array in split)
 
 
 def create_source(
-    split: Split, mesh: Mesh, shape: tuple[int, ...], resident: bool
+    split: Sequence[np.ndarray], mesh: Mesh, shape: tuple[int, ...], resident: bool
 ) -> "DeviceDataset":
     """Returns a source of batches of `split` for indices int32 of `shape`.
 
     Args:
-        split: Images uint8 `[N, H, W, C]` and labels int32 `[N]`.
+        split: Images uint8 `[N, H, W, C]`, labels int32 `[N]`, and any other arrays of N rows.
         mesh: The devices, among which the last axis of `shape` is divided.
         shape: `[..., B]`.
         resident: Keep the whole split on every device.
@@ -43,35 +43,47 @@ def create_source(
 
 
 class DeviceDataset:
-    """A source whose split lies on every device; only indices are transferred."""
+    """A source whose split lies on every device; only indices are transferred.
 
-    def __init__(self, split: Split, mesh: Mesh, shape: tuple[int, ...]) -> None:
+    Attributes:
+        sharding: Of a batch's arrays.
+        batch: Shapes, dtypes and shardings of a batch's arrays.
+    """
+
+    def __init__(self, split: Sequence[np.ndarray], mesh: Mesh, shape: tuple[int, ...]) -> None:
         """Transfers the split and compiles the gather."""
-        self.sharding = sharding.split(mesh, axis=len(shape) - 1)
+        self._set_batch(split, mesh, shape)
         whole = sharding.replicated(mesh)
         self._split = tuple(sharding.place(array, whole) for array in split)
         self._gather = (
             jax.jit(
-                lambda images, labels, indices: (images[indices], labels[indices]),
-                in_shardings=(whole, whole, self.sharding),
+                lambda arrays, indices: tuple(array[indices] for array in arrays),
+                in_shardings=(whole, self.sharding),
                 out_shardings=self.sharding,
             )
-            .lower(*self._split, jax.ShapeDtypeStruct(shape, jnp.int32))
+            .lower(self._split, jax.ShapeDtypeStruct(shape, jnp.int32))
             .compile()
         )
 
+    def _set_batch(self, split: Sequence[np.ndarray], mesh: Mesh, shape: tuple[int, ...]) -> None:
+        self.sharding = sharding.split(mesh, axis=len(shape) - 1)
+        self.batch = tuple(
+            jax.ShapeDtypeStruct((*shape, *a.shape[1:]), a.dtype, sharding=self.sharding)
+            for a in split
+        )
+
     def batches(self, indices: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Yields images uint8 `[..., B, H, W, C]` and labels int32 `[..., B]`, for each indices."""
+        """Yields, for each indices `[..., B]`, those rows of the split's arrays."""
         for rows in indices:
-            yield self._gather(*self._split, sharding.place(rows, self.sharding))
+            yield self._gather(self._split, sharding.place(rows, self.sharding))
 
 
 class StreamedDataset(DeviceDataset):
     """A source whose split stays in host memory; a thread transfers the next batches ahead."""
 
-    def __init__(self, split: Split, mesh: Mesh, shape: tuple[int, ...]) -> None:
+    def __init__(self, split: Sequence[np.ndarray], mesh: Mesh, shape: tuple[int, ...]) -> None:
         """Keeps a reference to the split."""
-        self.sharding = sharding.split(mesh, axis=len(shape) - 1)
+        self._set_batch(split, mesh, shape)
         self._host = split
 
     def batches(self, indices: Iterable[np.ndarray]) -> Iterator[Batch]:
@@ -109,7 +121,7 @@ class StreamedDataset(DeviceDataset):
             thread.join()
 
     def _send(self, rows: np.ndarray) -> Batch:
-        images, labels = (
+        return tuple(
             sharding.place_rows(
                 (*rows.shape, *array.shape[1:]),
                 self.sharding,
@@ -117,4 +129,3 @@ class StreamedDataset(DeviceDataset):
             )
             for array in self._host
         )
-        return images, labels

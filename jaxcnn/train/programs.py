@@ -15,11 +15,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset, batches
-from jaxcnn.data.augment import create_augment
+from jaxcnn.data.augmentations.pipeline import create_augmentation
 from jaxcnn.runtime import memory
 from jaxcnn.runtime.compilation import compiled, init_compiler_options
 from jaxcnn.runtime.sharding import place, replicated, split_where_possible
-from jaxcnn.train import feed, metrics
+from jaxcnn.train import feed, metrics, recipe
 from jaxcnn.train.optim import Optimizer
 from jaxcnn.train.step import (
     Objective,
@@ -88,7 +88,10 @@ class Programs:
         self._data_bytes = sum(map(feed.nbytes, (dataset.train, dataset.eval)))
         self.resident = self._data_bytes <= settings.data_bytes
         self._image_shape = dataset.train.images.shape[1:]
-        self._train = feed.create_source(dataset.train, mesh, settings.batch_shape, self.resident)
+        augment = dataclasses.asdict(settings.augment)
+        self._augmentation = create_augmentation(settings.facts.mean, **augment)
+        train = recipe.rows(dataset.train, self._augmentation)
+        self._train = feed.create_source(train, mesh, settings.batch_shape, self.resident)
         eval_shape = (settings.train.eval_batch_size,)
         self._eval = feed.create_source(dataset.eval, mesh, eval_shape, self.resident)
         self._eval_examples = len(dataset.eval.labels)
@@ -137,30 +140,29 @@ class Programs:
                 settings.train.label_smoothing,
             ),
             optimizer=optimizer,
-            augment=create_augment(**dataclasses.asdict(settings.augment)),
+            augment=self._augmentation.transform,
             ema_decay=settings.train.ema_decay,
             max_nonfinite=settings.max_nonfinite,
             devices=mesh.size,
         )
+        step = recipe.wrapped(step, self._augmentation, settings.steps_per_epoch)
         # A loop around a single step would only cost time to compile.
         is_single = settings.train.steps_per_call == 1
         call = step if is_single else partial(train_steps, step=step)
-        batch = _batch(self._train, settings.batch_shape, self._image_shape)
         return compiled(
             # Out as in: compiled ahead, the program takes a state of these shardings only.
             jax.jit(call, out_shardings=shardings, donate_argnums=0),
-            (self.template, self._key, *batch, *self._step_count(1)),
+            (self.template, self._key, *self._train.batch, *self._step_count(1)),
         )
 
     def _compile_evaluation(self, model: nn.Module) -> Any:
         """Returns the compiled evaluation of one batch."""
         shape = (self.settings.train.eval_batch_size,)
         step = partial(eval_step, model=model, pixel_stats=self.settings.pixel_stats)
-        batch = _batch(self._eval, shape, self._image_shape)
         mask = jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=self._eval.sharding)
         return compiled(
             jax.jit(step, out_shardings=self._replicated),
-            (evaluated_variables(self.template), *batch, mask),
+            (evaluated_variables(self.template), *self._eval.batch, mask),
         )
 
     def memory_needed(self) -> memory.Estimate:
@@ -231,13 +233,3 @@ class Programs:
 
     def _count(self, number: int) -> jax.Array:
         return place(np.asarray(number, np.int32), self._replicated)
-
-
-def _batch(
-    source: feed.DeviceDataset, shape: tuple[int, ...], image: tuple[int, ...]
-) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Returns what `source` gives for indices of `shape`, as shapes, dtypes and shardings."""
-    return (
-        jax.ShapeDtypeStruct((*shape, *image), jnp.uint8, sharding=source.sharding),
-        jax.ShapeDtypeStruct(shape, jnp.int32, sharding=source.sharding),
-    )

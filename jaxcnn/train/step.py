@@ -155,15 +155,9 @@ def train_step(
 
 
 def train_steps(
-    state: TrainState,
-    key: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
-    count: jax.Array,
-    *,
-    step: Callable[..., TrainState],
+    state: TrainState, key: jax.Array, *batch_and_count: jax.Array, step: Callable[..., TrainState]
 ) -> TrainState:
-    """Takes the first `count` of S steps, int32 [], in one program.
+    """Takes the first `count` of S steps in one program.
 
     The number is a value, not a shape: the same compiled loop body serves the shorter last call of
     an epoch and a run that is resumed in its middle, so the result does not depend, in any bit, on
@@ -172,14 +166,16 @@ def train_steps(
     Args:
         state: The state before.
         key: The run's key.
-        images: uint8 `[S, ..., B, H, W, C]`.
-        labels: int32 `[S, ..., B]`.
-        count: At most S.
+        *batch_and_count: The arrays of the batch, each with S in front: images uint8
+            `[S, ..., B, H, W, C]`, labels int32 `[S, ..., B]`; then the count, int32 [].
         step: `train_step` with all its keyword arguments.
     """
-    return jax.lax.fori_loop(
-        0, count, lambda index, state: step(state, key, images[index], labels[index]), state
-    )
+    *batch, count = batch_and_count
+
+    def body(index: jax.Array, state: TrainState) -> TrainState:
+        return step(state, key, *(array[index] for array in batch))
+
+    return jax.lax.fori_loop(0, count, body, state)
 
 
 # Elements up to which arrays are tested together: each array of its own takes three kernels, which
