@@ -132,7 +132,7 @@ class Programs:
     ) -> Any:
         """Returns the compiled steps of one call."""
         settings, mesh = self.settings, self.mesh
-        step = partial(
+        step: Callable[..., TrainState] = partial(
             train_step,
             objective=Objective(
                 model,

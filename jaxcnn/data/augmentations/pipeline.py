@@ -1,7 +1,7 @@
 """Everything that is done to a training batch, put together from the section `augment`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +83,7 @@ TRANSFORMS: dict[str, Callable[..., jax.Array]] = {
 are applied; `fill` is the mean pixel, uint8 `[C]`."""
 
 
-def _in_order(plain: Transform, chosen: list[tuple[int, Transform]]) -> Transform:
+def _in_order(plain: Transform, chosen: Sequence[tuple[int, Transform]]) -> Transform:
     """Returns `plain`, then each of `chosen` with its number's key."""
     if not chosen:
         return plain
