@@ -6,6 +6,9 @@ from pathlib import Path
 from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# LLVM's optimizations are more than a third of the time of all tests. XLA's own, which decide what
+# is fused, kept and exchanged, stay. `.ci/run` sets XLA_FLAGS to nothing for the longer tests.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import numpy as np

@@ -1,8 +1,5 @@
 """`jaxcnn layers`: the table of a network from a configuration file or a run."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,20 +7,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def _layers(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "layers", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch):
+    """The working directory of every test."""
+    monkeypatch.chdir(ROOT)
 
 
-def test_the_table_adds_up_to_the_network():
-    done = _layers("configs/resnet.py", "--model", "resnet20")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_the_table_adds_up_to_the_network(command):
+    code, output, errors = command("layers", "configs/resnet.py", "--model", "resnet20")
+    assert code == 0, errors
+    lines = output.splitlines()
     numbers = []
     for line in lines[2:-2]:
         *_, parameters, flops, memory = line.replace(",", "").split()
@@ -44,7 +37,7 @@ def test_the_table_adds_up_to_the_network():
         (["lenet", "--model", "alexnet"], "model.name='alexnet' is unknown"),
     ],
 )
-def test_a_mistake_ends_in_one_line(arguments, expected):
-    done = _layers(*arguments)
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1 and expected in done.stderr
+def test_a_mistake_ends_in_one_line(arguments, expected, command):
+    code, _, errors = command("layers", *arguments)
+    assert code == 1
+    assert len(errors) == 1 and expected in errors[0]

@@ -71,7 +71,17 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_ends_in_one_line_and_nothing_is_written(mistake, tmp_path):
+def test_a_mistake_ends_in_one_line_and_nothing_is_written(mistake, tmp_path, command, monkeypatch):
+    arguments, expected = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    code, output, lines = command("train", *arguments)
+    assert (code, output) == (1, ""), lines
+    assert len(lines) == 1 and lines[0].startswith("error: ") and expected in lines[0], lines
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mistake", ["no config", "batch too large"])
+def test_so_does_the_process(mistake, tmp_path):
     arguments, expected = MISTAKES[mistake]
     done = _run(*arguments, cwd=tmp_path)
     lines = done.stderr.strip().splitlines()
@@ -89,12 +99,12 @@ def test_a_mistake_ends_in_one_line_and_nothing_is_written(mistake, tmp_path):
         ("config.train.epochs = = 3", "SyntaxError"),
     ],
 )
-def test_a_mistake_in_a_configuration_file_is_named_with_its_line(text, expected, tmp_path):
-    path = _bad_config(tmp_path, text)
-    done = _run(f"--config={path}", cwd=tmp_path)
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert re.search(expected, done.stderr), done.stderr
+def test_a_mistake_in_a_configuration_file_is_named_with_its_line(
+    text, expected, tmp_path, command
+):
+    code, _, lines = command("train", f"--config={_bad_config(tmp_path, text)}")
+    assert code == 1 and len(lines) == 1, lines
+    assert re.search(expected, lines[0]), lines
 
 
 def test_help_names_every_flag_and_every_key(tmp_path):

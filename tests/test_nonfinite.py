@@ -165,6 +165,7 @@ def _settings(**train):
     settings.dataset.name, settings.model.name = "noise", "resnet20"
     settings.train.epochs, settings.train.batch_size, settings.train.eval_batch_size = 3, 8, 10
     settings.optim.peak_lr = 0.01
+    settings.train.plots = False
     settings.train.update(train)
     return settings
 

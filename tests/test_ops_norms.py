@@ -1,6 +1,5 @@
 """Batch normalisation, with and without ReLU, against flax's."""
 
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from flax import linen as nn
 from jaxcnn import ops
 from jaxcnn.errors import UserError
 from jaxcnn.models.layers import BatchNorm
+from jaxcnn.runtime import launch
 
 # Rows of 6 and 16 pixels are added up in parts, of 11 not; nor is what has no rows.
 SHAPES = [(4, 5, 6, 3), (2, 16, 16, 32), (3, 5, 11, 2), (20, 3)]
@@ -185,7 +185,7 @@ def test_a_sharded_batch_is_not_gathered() -> None:
     """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env=launch.environment(0, 8, False),
         capture_output=True,
         text=True,
         timeout=300,

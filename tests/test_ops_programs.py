@@ -1,6 +1,5 @@
 """What the compiled programs contain: no stock gradient on the CPU, nothing but stock elsewhere."""
 
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from test_ops_convolution import KINDS, pair
 
 from jaxcnn import ops
+from jaxcnn.runtime import launch
 
 pytestmark = pytest.mark.usefixtures("winograd_for_few_images")
 
@@ -158,7 +158,7 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program), str(winograd_channels)],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env=launch.environment(0, 8, False),
         capture_output=True,
         text=True,
         timeout=300,

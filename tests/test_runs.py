@@ -171,14 +171,13 @@ def test_the_evaluation_is_that_of_the_training(finished):
     json.dumps(content, allow_nan=False)
 
 
-def test_a_moved_run_is_evaluated_without_a_change_in_it(finished, tmp_path):
+def test_a_moved_run_is_evaluated_without_a_change_in_it(finished, tmp_path, command):
     moved = tmp_path / "else where"
     shutil.copytree(finished, moved)
     before = _files(moved)
-    done = _jaxcnn("evaluate", moved, "--split", "train[:100]", "--json")
-    assert done.returncode == 0, done.stderr
-    assert "both splits" in done.stderr  # it was trained on these
-    content = json.loads(done.stdout)
+    code, output, errors = command("evaluate", str(moved), "--split", "train[:100]", "--json")
+    assert code == 0 and "both splits" in " ".join(errors)  # it was trained on these
+    content = json.loads(output)
     assert content["examples"] == 100 and content["split"] == "train[:100]"
     assert _files(moved) == before
 
@@ -273,21 +272,22 @@ def test_images_are_classified_as_the_training_would(finished, digits, tmp_path)
     assert _width(picture) > 600
 
 
-def test_plots_of_one_run_and_of_several(finished, tmp_path):
+def test_plots_of_one_run_and_of_several(finished, tmp_path, command):
     before = _files(finished)
-    done = _jaxcnn("plot", finished, "--out", tmp_path / "pictures")
-    assert done.returncode == 0, done.stderr
+    code, _, errors = command("plot", str(finished), "--out", str(tmp_path / "pictures"))
+    assert code == 0, errors
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == PICTURES
     # The same figure gives the same bytes, in training and afterwards.
     for name in PICTURES - {"predictions.png", "mistakes.png"}:
         assert (tmp_path / "pictures" / name).read_bytes() == before[finished / "plots" / name]
     shutil.copytree(finished, tmp_path / "other")
-    done = _jaxcnn("plot", finished, tmp_path / "other", "--out", tmp_path / "both.png")
-    assert done.returncode == 0, done.stderr
-    assert _width(tmp_path / "both.png") > 600
+    both = tmp_path / "both.png"
+    code, _, errors = command("plot", str(finished), str(tmp_path / "other"), "--out", str(both))
+    assert code == 0, errors
+    assert _width(both) > 600
     assert _files(finished) == before
-    done = _jaxcnn("plot", tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} is no run folder")
+    code, _, errors = command("plot", str(tmp_path))
+    assert code == 1 and errors[0].startswith(f"error: {tmp_path} is no run folder")
 
 
 def test_event_files_hold_the_metrics(finished):
