@@ -23,6 +23,9 @@ VERBS = {
     "plot": "draw the plots of a run, or the curves of several runs",
     "compare": "write a report, one HTML file, that compares runs",
     "layers": "print the layers of a network: shapes, parameters, memory",
+    "lr_find": "find a learning rate by a range test of one epoch",
+    "study": "train the four networks by the recipes of a budget, and compare them",
+    "sweep": "train with several values and seeds, and compare what they reach",
     "prepare": "prepare CIFAR-10 or CIFAR-100, from an archive or by download",
     "launch": "start several processes of one run on this machine",
 }

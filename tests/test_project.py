@@ -23,7 +23,7 @@ LEVELS = [
     {"run"},
     {"evaluate"},
     {"train"},
-    {"report"},
+    {"report", "study"},
     {"commands"},
     {"cli"},
     {"main", "__main__"},

@@ -168,3 +168,23 @@ def test_launch_trains_with_two_processes(launched):
     (start,) = json.loads((launched / "environment.json").read_text())["starts"]
     assert json.loads((launched / "summary.json").read_text())["epoch"] == 1
     assert len(start["devices"]) == 2
+
+
+def test_lr_find(installation):
+    output = installation.jaxcnn("lr_find", "lenet:digits", "--steps", "20", "--out", "rates")
+    assert re.search(r"suggestion: optim.peak_lr=[\d.e-]+$", output, re.MULTILINE)
+    assert (installation.work / "rates" / "lr_find.png").stat().st_size > 10_000
+
+
+def test_sweep(installation):
+    values = ("--set", "train.epochs=1", "--set", "optim.warmup_epochs=0")
+    rates = ("--set", "optim.peak_lr=0.02,0.05")
+    output = installation.jaxcnn("sweep", "lenet:digits", *rates, *values, "--out", "sweep")
+    assert "highest mean accuracy: optim.peak_lr=" in output
+    report = json.loads((installation.work / "sweep" / "sweep.json").read_text())
+    assert [point["eval_accuracy"]["n"] for point in report["points"]] == [1, 1]
+
+
+def test_study(installation):
+    output = installation.jaxcnn("study", "--status")
+    assert "lenet-seed0" in output and "left: 5 of 5 trainings" in output

@@ -6,15 +6,13 @@ jaxcnn train --config configs/resnet.py --model.name=resnet20 --workdir runs/sma
 jaxcnn train --config densenet --dry_run
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from jaxcnn import data
-from jaxcnn.commands import config_flag, named, streams
+from jaxcnn.commands import config_flag, named, streams, training
 from jaxcnn.config import schema
 from jaxcnn.config.settings import check_network
 from jaxcnn.data import locate
@@ -50,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     if {"--help", "-help", "-h"} & set(arguments):
         print(_help())
         return
-    sys.unraisablehook = _print_unraisable
+    training.quiet_libraries()
     try:
         with distributed.translate_peer_failures():
             app.run(
@@ -65,8 +63,6 @@ def run(arguments: Sequence[str]) -> None:
 def _train(given: config_flag.Parsed) -> None:
     if given.rest:
         raise UserError(f"unexpected argument {given.rest[0]!r}: only flags are taken, see --help")
-    # Orbax tells of every step of every save, and of errors with a traceback before it raises them.
-    logging.set_verbosity(logging.FATAL)
     if not _DRY_RUN.value:
         streams.go_on_without_output()
     config = given.config
@@ -126,13 +122,3 @@ def _help() -> str:
             *keys,
         ]
     )
-
-
-def _print_unraisable(unraisable: Any) -> None:
-    """Prints an error of code that has no caller, except one that says nothing.
-
-    When a write fails, as on a full disk, Orbax closes its event loop while TensorStore still has
-    answers for it, each of which then is an error of its own (orbax-checkpoint 0.12.8).
-    """
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)

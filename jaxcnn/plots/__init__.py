@@ -7,6 +7,7 @@ and matplotlib itself is imported by the first figure, so that a training starts
 from jaxcnn.plots.classes import confusion, per_class
 from jaxcnn.plots.curves import compared, curves
 from jaxcnn.plots.images import Prediction, filters, predictions, rows
+from jaxcnn.plots.rates import lr_range
 from jaxcnn.plots.style import SUFFIXES, save
 from jaxcnn.plots.tradeoff import gradients, tradeoff
 
@@ -18,6 +19,7 @@ __all__ = [
     "curves",
     "filters",
     "gradients",
+    "lr_range",
     "per_class",
     "predictions",
     "rows",

@@ -1,7 +1,7 @@
 """The comparison of runs: one HTML file with curves, tables, predictions and checked claims."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxcnn import plots
@@ -21,6 +21,7 @@ def write(
     out: str | Path,
     *,
     data_dir: str = "",
+    depths: Sequence[int] = measure.DEPTHS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Compares runs and returns the path of report.html, in `out` with its figures and numbers.
@@ -29,6 +30,8 @@ def write(
         runs: The runs by name, from `runs.named`.
         out: Folder for report.html, report.json and PNG figures; nothing else is written.
         data_dir: A TFDS directory; empty for each run's own.
+        depths: Layers of the untrained networks whose gradients are compared, a minute or more for
+            deep ones.
         say: Told of the progress, since measuring takes minutes.
 
     Raises:
@@ -40,7 +43,7 @@ def write(
     say("timing convolutions")
     timed = measure.separable_times()
     say("measuring gradients")
-    gradients = measure.gradients(runs, data_dir, say)
+    gradients = measure.gradients(runs, data_dir, say, depths)
     say("predicting")
     shown = samples.of_runs(runs, data_dir, say)
     checked = claims.all_claims(found, counted, timed, gradients)

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,9 @@ from jaxcnn.runtime.compilation import compiler_options, init_compiler_options
 from jaxcnn.train import metrics
 
 STAGES = {"init": "at initialisation", "trained": "after training"}
-_DEPTHS = (20, 56)
+DEPTHS = (20, 56)
+"""Layers of the untrained networks whose gradients are compared."""
+
 _BATCH = 64
 _SEEDS = 3
 _IMAGE = (32, 32, 3)
@@ -160,18 +162,21 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: int, groups: int = 1) -> jax
 
 
 def gradients(
-    runs: Mapping[str, Run], data_dir: str, say: Callable[[str], None]
+    runs: Mapping[str, Run],
+    data_dir: str,
+    say: Callable[[str], None],
+    depths: Sequence[int] = DEPTHS,
 ) -> list[dict[str, Any]]:
     """Returns the gradient norm of every convolution, in order from the image.
 
-    At initialisation: plain, residual and dense networks of 20 and 56 layers, median of three
-    seeds. After training: the plain, residual and dense runs. The loss is that of a training
+    At initialisation: plain, residual and dense networks of `depths` layers, median of three seeds.
+    After training: the plain, residual and dense runs. The loss is that of a training
     batch, without augmentation, norms in training mode.
     """
     first = next(iter(runs.values()))
     dataset = first.dataset(data_dir=data_dir)
     found = []
-    for name, family, depth, model in _untrained(len(first.class_names)):
+    for name, family, depth, model in _untrained(len(first.class_names), depths):
         say(f"gradients of {name} at initialisation")
         program = _gradient_program(model, first.settings.pixel_stats, dataset)
         init = jax.jit(
@@ -197,9 +202,9 @@ def gradients(
     return found
 
 
-def _untrained(classes: int) -> Iterator[tuple[str, str, int, nn.Module]]:
+def _untrained(classes: int, depths: Sequence[int]) -> Iterator[tuple[str, str, int, nn.Module]]:
     """Yields (name, family, depth, network) of the networks of equal depth."""
-    for depth in _DEPTHS:
+    for depth in depths:
         yield f"plain{depth}", "plain", depth, models.create(f"plain{depth}", classes)
         yield f"resnet{depth}", "resnet", depth, models.create(f"resnet{depth}", classes)
         # Stem, two transitions and classifier are 4 layers; the others stand in three blocks.

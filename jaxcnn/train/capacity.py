@@ -1,5 +1,7 @@
 """Whether a training step fits into the memory of a device, and what helps where it does not."""
 
+from collections.abc import Callable
+
 import jax
 from jax.sharding import Mesh
 
@@ -12,9 +14,20 @@ from jaxcnn.runtime.memory import gigabytes
 from jaxcnn.train.optim import create_optimizer
 from jaxcnn.train.programs import Programs
 
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+"""The learning rate as a function of the step, int32 [] from 0 on."""
 
-def compile_programs(settings: Settings, dataset: Dataset, mesh: Mesh) -> Programs:
+
+def compile_programs(
+    settings: Settings, dataset: Dataset, mesh: Mesh, rate: Schedule | None = None
+) -> Programs:
     """Returns the compiled programs of a run.
+
+    Args:
+        settings: Of the run.
+        dataset: Its data.
+        mesh: The devices.
+        rate: A learning rate by step, in place of the settings' own.
 
     Raises:
         UserError: If a step cannot fit into the memory of a device.
@@ -22,6 +35,8 @@ def compile_programs(settings: Settings, dataset: Dataset, mesh: Mesh) -> Progra
     optimizer = create_optimizer(
         settings.optim, epochs=settings.train.epochs, steps_per_epoch=settings.steps_per_epoch
     )
+    if rate is not None:
+        optimizer = optimizer._replace(learning_rate=rate)
     with memory.exhaustion_explained(remedy(settings, mesh.size)):
         programs = Programs(settings, settings.create_model(), optimizer, dataset, mesh)
     needed, available = programs.memory_needed(), memory.limit()

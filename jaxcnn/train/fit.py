@@ -46,7 +46,7 @@ def fit(
     """
     warned = WarningKeeper()
     observer = ObserverList(observer or Observer(), warned)
-    settings, mesh, rows = _prepare(config, dataset)
+    settings, mesh, rows = prepare(config, dataset)
     run = RunDir(workdir)
     # Process 0 alone reads the folder, so that all processes decide alike.
     before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
@@ -88,7 +88,7 @@ def dry_run(
     Raises:
         UserError: As `fit`.
     """
-    settings, mesh, rows = _prepare(config, dataset)
+    settings, mesh, rows = prepare(config, dataset)
     run = RunDir(workdir)
     before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
     observer.network(settings.model.name, rows)
@@ -100,7 +100,7 @@ def dry_run(
     )
 
 
-def _prepare(
+def prepare(
     config: config_dict.ConfigDict, dataset: Dataset
 ) -> tuple[Settings, Mesh, list[BlockSummary]]:
     """Returns the settings, the devices and the network's table; UserError if they do not fit."""

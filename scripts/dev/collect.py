@@ -37,6 +37,9 @@ WRITERS = {
     "cpu-": ("bench/steps.py", "training steps against PyTorch and stock Flax"),
     "pairs": ("bench/pairs.py", "two versions of the program, their speed"),
     "scaling": ("bench/scaling.py", "the cost of devices, input and calls"),
+    "study": ("jaxcnn study", "the networks of the study, by one command"),
+    "torch-training": ("checks/torch_training.py", "training here and in PyTorch, by seeds"),
+    "seeds": ("bench/seeds.py", "several seeds in one call, or one after another"),
     "devices": ("checks/devices.py", "the same training on any number of devices"),
     "sums": ("checks/sums.py", "XLA's CPU options that compute correctly"),
     "torture": ("checks/torture.py", "runs that were killed, and their ends"),
@@ -183,7 +186,8 @@ def index(files: list[Path]) -> str:
         script, content = next(known, (None, None))
         if script is None:
             raise UserError(f"{path} is written by no known script: add it to WRITERS")
-        written = "-" if script == "-" else f"`scripts/{script}`"
+        is_script = script != "-" and not script.startswith("jaxcnn ")
+        written = f"`scripts/{script}`" if is_script else script
         lines.append(f"| [{path.name}](results/{path.name}) | {content} | {written} |")
     return "\n".join(lines)
 

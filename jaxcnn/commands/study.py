@@ -1,0 +1,72 @@
+"""Trains the four networks, and plain against residual, by the recipes of a budget, and compares.
+
+jaxcnn study                               # minutes, on digits, without a download
+jaxcnn study --budget hour
+jaxcnn study --budget night --status       # what is done, what is left; trains nothing
+
+Leaves in --out/BUDGET a run folder for each network and seed, report.html, study.md, study.json
+and pictures. The same command continues where it stopped, however often it is interrupted.
+
+{budgets}
+"""
+
+import argparse
+from pathlib import Path
+
+from jaxcnn import report
+from jaxcnn.commands import outfiles, training
+from jaxcnn.commands.console import warn
+from jaxcnn.evaluate import run as runs
+from jaxcnn.run import observers
+from jaxcnn.run.files import RunFiles
+from jaxcnn.study import progress, recipes, study
+from jaxcnn.study.trainings import claimed
+
+_BUDGETS = "budgets:\n" + "\n".join(
+    f"  {name:8} {budget.dataset}, {budget.epochs} epochs, seeds: {budget.seeds}; {budget.words}"
+    for name, budget in recipes.BUDGETS.items()
+)
+__doc__ = (__doc__ or "").format(budgets=_BUDGETS)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the verb."""
+    parser.add_argument(
+        "--budget", choices=recipes.BUDGETS, default="minutes", help="default: minutes"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("study"), help="folder of the results (default: study)"
+    )
+    parser.add_argument("--data_dir", default="", help="TFDS directory; default: TFDS's own")
+    parser.add_argument(
+        "--status", action="store_true", help="show what is done and left, and train nothing"
+    )
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Trains what is left, compares, and prints the results; returns 1 if a training failed."""
+    out = args.out / args.budget
+    jobs = study.jobs(args.budget, out, args.data_dir)
+    if args.status:
+        found = progress.states(jobs)
+        print(f"{progress.table(found)}\n{progress.remaining(found)}")
+        return None
+    outfiles.check_folder("--out", out, (*study.FILES, *report.FILES))
+    training.prepare(job.config for job in jobs)
+    with claimed(out):
+        found = progress.states(jobs)
+        print(f"{progress.table(found)}\n{progress.remaining(found)}", flush=True)
+        try:
+            results = study.run(args.budget, jobs, out, observers.create_reporter())
+            # Seed 0 stands for all: it is named beforehand, not picked by what it reached.
+            first = [job.path for job in jobs if job.config.seed == 0]
+            trained = [path for path in first if RunFiles(path).summary() is not None]
+            if trained:
+                report.write(
+                    runs.named(trained), out, data_dir=args.data_dir, say=warn,
+                    depths=recipes.BUDGETS[args.budget].depths,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; the same command continues") from None
+    print(f"\n{study.text(results)}\neverything is in {out}: report.html, {', '.join(study.FILES)}")
+    return 1 if results["failed"] else 0

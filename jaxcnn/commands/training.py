@@ -1,0 +1,42 @@
+"""What every verb that trains does first, and what its process keeps to itself."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from absl import logging
+from ml_collections import config_dict
+
+from jaxcnn.commands import streams
+from jaxcnn.runtime import compilation_cache, environment, memory, switches
+
+
+def prepare(configs: Iterable[config_dict.ConfigDict]) -> None:
+    """Prepares the process for such trainings; call it before JAX initializes a backend."""
+    quiet_libraries()
+    switches.put_back()
+    streams.go_on_without_output()
+    memory.configure_malloc()
+    if any(config.train.deterministic for config in configs):
+        environment.use_deterministic_operations()
+    compilation_cache.use_compilation_cache()
+    switches.check_devices()
+
+
+def quiet_libraries() -> None:
+    """Keeps what libraries report of their own work from standard error.
+
+    Orbax tells of every step of every save, and of errors with a traceback before it raises them.
+    """
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = _print_unraisable
+
+
+def _print_unraisable(unraisable: Any) -> None:
+    """Prints an error of code that has no caller, except one that says nothing.
+
+    When a write fails, as on a full disk, Orbax closes its event loop while TensorStore still has
+    answers for it, each of which then is an error of its own (orbax-checkpoint 0.12.8).
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

@@ -1,0 +1,181 @@
+"""The study: four networks, and plain against residual, trained alike and compared."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.run.files import RunFiles
+from jaxcnn.run.folder import write_atomically
+from jaxcnn.run.observers import Observer, ObserverList
+from jaxcnn.study import progress, recipes, tables
+from jaxcnn.study.trainings import Job, Outcome, Trainings
+
+FILES = ("study.json", "study.md")
+"""What the study writes beside its run folders, before the report."""
+
+
+def jobs(budget: str, out: Path, data_dir: str = "") -> list[Job]:
+    """Returns the trainings of a budget: of each seed all networks, those that take longest last.
+
+    Args:
+        budget: A key of `recipes.BUDGETS`.
+        out: The folder of the results; runs lie in runs/.
+        data_dir: A TFDS directory; empty for the default.
+    """
+    found = []
+    for seed in range(recipes.BUDGETS[budget].seeds):
+        for network in recipes.NETWORKS:
+            config = recipes.config(budget, network, seed)
+            config.dataset.data_dir = data_dir
+            name = f"{network}-seed{seed}"
+            found.append(Job(name, config, out / "runs" / name))
+    return found
+
+
+class Remaining(Observer):
+    """Says after each epoch what is left of all trainings."""
+
+    def __init__(self, all_jobs: list[Job], observer: Observer) -> None:
+        """Reads how far `all_jobs` are, and says it to `observer`."""
+        self._jobs, self._observer = all_jobs, observer
+
+    def epoch(self, record: dict[str, Any], epochs: int) -> None:
+        """Says what is left; the epoch's own line has been said."""
+        self._observer.say(f"  {progress.remaining(progress.states(self._jobs))}")
+
+
+def run(budget: str, all_jobs: list[Job], out: Path, observer: Observer) -> dict[str, Any]:
+    """Trains what is left and returns the results; `FILES` follow after every training.
+
+    Args:
+        budget: A key of `recipes.BUDGETS`.
+        all_jobs: From `jobs`.
+        out: The folder of the results, which the caller has claimed.
+        observer: Gets the progress.
+
+    Raises:
+        UserError: If no training can begin, as without data.
+        Interrupted: When SIGINT or SIGTERM arrived; everything so far is saved.
+    """
+    trainings = Trainings(all_jobs)
+    outcomes: list[Outcome] = []
+    results = _results(budget, outcomes)
+    for outcome in trainings.run(ObserverList(observer, Remaining(all_jobs, observer))):
+        outcomes.append(outcome)
+        results = _results(budget, outcomes)
+        write_atomically(out / FILES[0], json.dumps(results, indent=2, allow_nan=False) + "\n")
+        write_atomically(out / FILES[1], markdown(results))
+    return results
+
+
+def _results(budget: str, outcomes: list[Outcome]) -> dict[str, Any]:
+    """Returns what the trainings so far have reached, the content of study.json."""
+    chosen = recipes.BUDGETS[budget]
+    networks: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        networks.setdefault(outcome.job.config.model.name, []).append(outcome)
+    summaries = [outcome.summary for outcome in outcomes]
+    first = next((o.job.path for o in outcomes if o.summary is not None), None)
+    config = RunFiles(first).read_json("config.json") if first else None
+    starts = RunFiles(first).starts() if first else []
+    return {
+        "budget": budget,
+        "epochs": chosen.epochs,
+        "seeds": chosen.seeds,
+        "trainings": chosen.seeds * len(recipes.NETWORKS),
+        "done": len(outcomes),
+        "failed": summaries.count(None),
+        "dataset": config["dataset"] if config else None,
+        "environment": starts[-1] if starts else None,
+        "networks": [_of_network(budget, *item) for item in networks.items()],
+    }
+
+
+_SCORES = ("epoch", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "total_seconds")
+
+
+def _of_network(budget: str, network: str, outcomes: list[Outcome]) -> dict[str, Any]:
+    done = [(outcome.job, outcome.summary) for outcome in outcomes if outcome.summary is not None]
+    runs = [
+        {"seed": job.config.seed, "run": job.name, **{key: summary[key] for key in _SCORES}}
+        for job, summary in done
+    ]
+    failures = [
+        {"seed": outcome.job.config.seed, "run": outcome.job.name, "reason": outcome.failure}
+        for outcome in outcomes
+        if outcome.failure
+    ]
+    scores = ("eval_accuracy", "eval_loss", "train_loss", "total_seconds")
+    pace = progress.paces(progress.states(outcome.job for outcome in outcomes))
+    return {
+        "network": network,
+        "recipe": recipes.recipe(budget, network),
+        "parameters": done[0][1]["parameters"] if done else None,
+        "flops": done[0][1]["flops"] if done else None,
+        "seconds_per_epoch": pace.get(network),
+        **{key: tables.spread([run[key] for run in runs]) for key in scores},
+        "runs": runs,
+        "failures": failures,
+    }
+
+
+_HEADER = (
+    "network", "parameters", "multiply-adds", "epochs", "seeds", "accuracy, %", "loss",
+    "training loss", "s per epoch",
+)  # fmt: skip
+
+
+def _rows(results: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for row in results["networks"]:
+        known = row["parameters"] is not None
+        pace = row["seconds_per_epoch"]
+        rows.append(
+            [
+                row["network"],
+                f"{row['parameters']:,}" if known else "-",
+                f"{row['flops'] / 1e6:,.1f} M" if known else "-",
+                str(results["epochs"]),
+                str(row["eval_accuracy"]["n"]),
+                tables.shown(row["eval_accuracy"], 2, 100),
+                tables.shown(row["eval_loss"], 3),
+                tables.shown(row["train_loss"], 3),
+                "-" if pace is None else f"{pace:,.1f}",
+            ]
+        )
+    return rows
+
+
+def _notes(results: Mapping[str, Any]) -> list[str]:
+    """Returns what the table does not say: data, machine, failures."""
+    notes = [
+        f"budget {results['budget']}: {results['done']} of {results['trainings']} trainings; after "
+        "the last epoch, mean ± standard deviation of the seeds"
+    ]
+    if (data := results["dataset"]) is not None:
+        notes.append(
+            f"trained on {data['train_split']}, evaluated on {data['eval_split']} of "
+            f"{data['fingerprint']}"
+        )
+    if (start := results["environment"]) is not None:
+        devices = start.get("devices") or []
+        on_cpu = start.get("platform") == "cpu"
+        where = f"{start.get('cpu_count')} cores of {start.get('cpu')}"
+        where = where if on_cpu or not devices else f"{len(devices)} x {devices[0]}"
+        packages = start.get("packages", {})
+        notes.append(f"{where}, jax {packages.get('jax')}, flax {packages.get('flax')}")
+    for row in results["networks"]:
+        notes += [f"{failure['run']} failed: {failure['reason']}" for failure in row["failures"]]
+    return notes
+
+
+def text(results: Mapping[str, Any]) -> str:
+    """Returns the results for a terminal."""
+    return "\n".join([tables.text(_HEADER, _rows(results)), *_notes(results)])
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Returns the results in Markdown, with notes as a list."""
+    notes = "\n".join(f"- {note}" for note in _notes(results))
+    return f"{tables.markdown(_HEADER, _rows(results))}\n\n{notes}\n"

@@ -1,0 +1,121 @@
+"""Trainings one after another: which there are, and what became of each.
+
+They take turns in one process, which imports and compiles once what they share. Each is a run
+folder of its own, so that the same list, trained again, continues where it stopped.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import config_dict
+
+from jaxcnn import data
+from jaxcnn.config import schema
+from jaxcnn.config.settings import Settings, check_network
+from jaxcnn.errors import UserError
+from jaxcnn.run import lock
+from jaxcnn.run.folder import RunDir
+from jaxcnn.run.observers import Observer
+from jaxcnn.train import fit
+
+
+class Job(NamedTuple):
+    """A training to be done.
+
+    Attributes:
+        name: What to call it.
+        config: Its configuration.
+        path: Its run folder.
+    """
+
+    name: str
+    config: config_dict.ConfigDict
+    path: Path
+
+
+class Outcome(NamedTuple):
+    """What became of a training.
+
+    Attributes:
+        job: The training.
+        summary: The content of its summary.json; None if it failed.
+        failure: Why it failed, in a line; "" if it did not.
+    """
+
+    job: Job
+    summary: dict[str, Any] | None
+    failure: str
+
+
+class Trainings:
+    """A list of trainings, checked as far as that is possible without training.
+
+    Attributes:
+        jobs: In the order in which they are trained.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        """Checks every configuration, loads the first one's data, and looks into the folders.
+
+        Raises:
+            UserError: For a value that is not allowed, data that cannot be had, or a folder that
+                belongs to another configuration.
+        """
+        self.jobs = list(jobs)
+        for job in self.jobs:
+            schema.validate(job.config)
+            check_network(job.config)
+        self._key: tuple[tuple[str, Any], ...] = ()
+        for job in self.jobs:
+            dataset = self.dataset(job)
+            if job.path.exists():
+                RunDir(job.path).check(Settings.resolve(job.config, dataset).to_json())
+
+    def dataset(self, job: Job) -> data.Dataset:
+        """Returns the data set of a training; the last one is kept for the next."""
+        section = job.config.dataset
+        key = tuple(sorted(section.items()))
+        if key != self._key:
+            self._dataset, self._key = data.load(**section), key
+        return self._dataset
+
+    def run(self, observer: Observer) -> Iterator[Outcome]:
+        """Trains what is left and yields what became of each, a finished one at once.
+
+        A training that fails, as one that diverges does, does not keep the others from being done.
+
+        Raises:
+            Interrupted: When SIGINT or SIGTERM arrived; everything so far is saved.
+        """
+        for number, job in enumerate(self.jobs, 1):
+            observer.say(f"training {number} of {len(self.jobs)}: {job.name}")
+            try:
+                summary = fit.fit(job.config, self.dataset(job), job.path, observer)
+            except UserError as error:
+                observer.say(f"{job.name} failed: {error}")
+                yield Outcome(job, None, str(error))
+            else:
+                yield Outcome(job, summary, "")
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Makes the folder of all results and keeps other processes out of it while entered.
+
+    Raises:
+        UserError: If another process holds it, or it cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.exclusive(out))
+        except UserError as error:
+            raise UserError(str(error).replace("--workdir", "--out")) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {out} ({error.strerror}): name a folder that is writable "
+                "with --out"
+            ) from error
+        yield
