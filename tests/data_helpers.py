@@ -16,6 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxcnn.data import unprepared
 from jaxcnn.data.cifar10 import prepare, published
 from jaxcnn.data.cifar10.published import Cifar, Layout
 
@@ -163,7 +164,7 @@ def prepare_tfds(
 
     Fake.name = name
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), unprepared.builders():
         builder = Fake(data_dir=root, file_format="array_record")
         builder.download_and_prepare()
     return Path(builder.data_dir)

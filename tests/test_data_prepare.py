@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -77,8 +78,13 @@ def test_layouts_and_packings_give_one_fingerprint(tmp_path):
     assert len(fingerprints) == 1
 
 
-def test_preparing_again_changes_nothing(tmp_path):
+def test_preparing_leaves_no_temporary_files_and_preparing_again_changes_nothing(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     version = helpers.prepare_binary(tmp_path / "data")
+    assert list((tmp_path / "tmp").iterdir()) == []
     before = {path: path.stat().st_mtime_ns for path in version.rglob("*")}
     again = prepare.prepare("cifar10", data_dir=str(tmp_path / "data"), archive_path="nowhere")
     assert again == version

@@ -13,6 +13,7 @@ from conftest import random_dataset
 from jaxcnn.config import compat, schema
 from jaxcnn.data import batches
 from jaxcnn.errors import UserError
+from jaxcnn.evaluate.run import Run
 from jaxcnn.models import resnet
 from jaxcnn.run import lock
 from jaxcnn.run.checkpoint import Checkpoints
@@ -231,6 +232,7 @@ def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_e
         fit.fit(_config(), random_dataset(), run, report)
         assert "the checkpoint of step 8 is damaged" in report.said[1]
         assert report.said[2] == "continuing after step 6"
+        assert report.said[-1].startswith("why the two losses differ: label smoothing (0.1)")
         warnings = [start["warnings"] for start in RunDir(run).starts()]
         assert warnings == [[], [report.said[1].removeprefix("warning: ")]]
         _assert_same_run(reference, run)
@@ -241,6 +243,13 @@ def test_after_damage_the_checkpoint_before_leads_to_the_same_bytes_or_the_run_e
                 fit.fit(_config(), random_dataset(), run, report)
         assert [p.name for p in checkpoints.damaged()] == ["6", "8"]
         assert len(_metrics(run)) == 2  # nothing is lost beyond the damage
+
+
+def test_fit_and_run_take_a_path_as_text(reference):
+    before = (reference / "environment.json").read_bytes()
+    summary = fit.fit(_config(), random_dataset(), str(reference))
+    assert summary["epoch"] == 4 and (reference / "environment.json").read_bytes() == before
+    assert Run(str(reference)).path == reference
 
 
 def test_metrics_without_any_checkpoint_are_not_started_over(reference, tmp_path):

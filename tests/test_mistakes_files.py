@@ -617,6 +617,7 @@ SCRIPTS = [
     ("bench/steps --config nowhere.py", 1, "nowhere.py: there is no such file"),
     ("bench/steps --config broken.py", 1, "broken.py line 1: SyntaxError"),
     ("bench/steps --network lenet --batch_size 0", 2, "'0' is not allowed: a whole number, at"),
+    ("bench/steps --network lenet --threads 0", 2, "'0' is not allowed: a whole number, at least"),
     ("bench/steps --network lenet --threads -1", 2, "'-1' is not allowed: a whole number, at"),
     ("bench/steps --network lenet --rounds 4", 2, "'4' is not allowed: a whole number, at least 5"),
     ("bench/steps --network lenet --out nowhere/x.json", 1, "there is no folder nowhere"),

@@ -7,10 +7,12 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 from conftest import random_dataset, small_settings
@@ -20,13 +22,14 @@ from jaxcnn.commands import config_flag
 from jaxcnn.commands import prepare as prepare_command
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
+from jaxcnn.data import cache
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run import Run
 from jaxcnn.evaluate.run_plots import RunPlots
 from jaxcnn.report import facts
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import WarningKeeper
-from jaxcnn.runtime import compilation_cache, notices, switches
+from jaxcnn.runtime import compilation_cache, notices, sharding, switches
 from jaxcnn.train import fit, limits, start
 
 LENET = "--config=lenet:digits"
@@ -70,6 +73,36 @@ def _numbers(epoch, **changes):
     keys = ("learning_rate", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy")
     others = ("seconds", "images_per_second")
     return {"epoch": epoch, "step": epoch, **dict.fromkeys((*keys, *others), 0.5), **changes}
+
+
+def _unwritable(path, *_):
+    raise OSError(13, "Permission denied")
+
+
+CACHED = {
+    "damaged": (lambda patch, file: file.write_bytes(b"no archive"), "decoding again, as "),
+    "of other shapes": (
+        lambda patch, file: np.savez(file, key=cache._key(file.parents[1]), images=1, labels=1),
+        "has other shapes than expected",
+    ),
+    "unwritable": (
+        lambda patch, file: patch.setattr(cache, "_write", _unwritable),
+        "(Permission denied): every start decodes them again",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CACHED)
+def test_a_cache_of_decoded_images_that_fails_is_told(case, folder, monkeypatch, capsys):
+    spoil, expected = CACHED[case]
+    file = folder / cache.FOLDER / "train.npz"
+    file.parent.mkdir()
+    spoil(monkeypatch, file)
+    with notices.shown():
+        made = cache.read_or_make(folder, "train", 48, lambda: random_dataset().train)
+        assert len(made.labels) == 48 and len(notices.kept()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and expected in line and str(file.parent) in line
 
 
 def test_warnings_are_in_environment_json_and_in_the_facts_of_the_report(
@@ -117,14 +150,16 @@ DATA_SETS = {
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_advice_about_a_data_set_works(name, command, folder):
+def test_advice_about_a_data_set_works(name, command, folder, monkeypatch):
     (folder / "data").mkdir()
+    (folder / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
     code, output, lines = command(
         "train", "--config=mobilenet", f"--dataset.name={name}", "--data_dir=data"
     )
     assert (code, output, len(lines)) == (1, "", 1) and DATA_SETS[name] in lines[0], lines
     assert ("python -m venv" in lines[0]) == ("is not prepared" in lines[0])
-    assert list((folder / "data").iterdir()) == []
+    assert list((folder / "data").iterdir()) == list((folder / "tmp").iterdir()) == []
 
 
 def test_one_flag_names_the_data_directory_in_every_verb(command, folder):
@@ -301,6 +336,14 @@ def test_both_batch_sizes_that_do_not_divide_are_told(dataset):
     mesh = types.SimpleNamespace(size=3)
     with pytest.raises(UserError, match="batch_size=47 does not .*; train.eval_batch_size=20 do"):
         limits.check(settings, mesh)
+
+
+def test_the_command_tells_both_batch_sizes_that_three_devices_cannot_share(command, monkeypatch):
+    monkeypatch.setattr(sharding, "data_mesh", lambda: types.SimpleNamespace(size=3))
+    code, output, lines = command("train", LENET)
+    assert (code, output, len(lines)) == (1, "", 1)
+    assert "train.batch_size=64 does not divide among 3 devices" in lines[0]
+    assert "train.eval_batch_size=512 does not divide among 3 devices" in lines[0]
 
 
 def test_the_default_evaluation_batch_is_right_for_a_small_split(dataset):

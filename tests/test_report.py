@@ -27,7 +27,8 @@ def _fact(name, model, **changes):
         "planned_epochs": 2, "train_split": "train", "train_examples": 100, "eval_split": "test",
         "data": "noise", "dtype": "float32", "device": "2 cores", "images_per_second": 10.0,
         "seconds_per_epoch": 1.0, "total_minutes": 1.0, "train_loss": 1.0, "train_accuracy": 0.5,
-        "eval_loss": 1.0, "eval_accuracy": 0.5, "warnings": [], **changes,
+        "eval_loss": 1.0, "eval_accuracy": 0.5, "warnings": [], "losses_differ": "",
+        **changes,
     }  # fmt: skip
     row["records"] = [
         {"epoch": i, "minutes": i * row["total_minutes"] / 2, "images": 100 * i,
@@ -195,6 +196,12 @@ def test_the_page_shows_what_the_program_warned_of():
     assert "Warnings" not in _render({"a": quiet})
     text = _render({"a": quiet, "b": loud})
     assert "<h2>Warnings</h2><ul><li>b: 3 &lt;examples&gt; twice</li></ul>" in text
+
+
+def test_the_page_says_under_its_table_why_losses_differ():
+    found = {"a": _fact("a", "resnet20"), "b": _fact("b", "resnet20", losses_differ="why: x < y")}
+    text = _render(found)
+    assert "</table></div><p>b: why: x &lt; y.</p></section>" in text and "<p>a: " not in text
 
 
 def _run(folder, name):

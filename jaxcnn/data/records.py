@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
-from jaxcnn.data import cache
+from jaxcnn.data import cache, unprepared
 from jaxcnn.data.cifar10 import prepare
 from jaxcnn.data.cifar10.published import SETS
 from jaxcnn.data.locate import SOURCE_FILE, data_root, find, is_named
@@ -87,7 +87,7 @@ def _check_usable(name: str, root: Path) -> None:
     if not known:
         raise _unknown(name)
     try:
-        with _muted():  # TFDS prints how to install TensorFlow
+        with unprepared.builders(), _muted():  # TFDS prints how to install TensorFlow
             info = tfds.builder(name, data_dir=root).info
             features = dict(info.features.items())
     except Exception:  # whatever a description leads to that lacks a library

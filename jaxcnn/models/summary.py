@@ -40,6 +40,7 @@ class BlockSummary(NamedTuple):
     Attributes:
         name: First part of its layers' names, such as "stage2".
         layers: Number of convolutions and dense layers.
+        norms: Number of norms.
         output: Shape of what its last layer gives for one image.
         parameters: Number of trainable parameters.
         flops: Multiply-adds of its convolutions and dense layers for one image.
@@ -47,6 +48,7 @@ class BlockSummary(NamedTuple):
 
     name: str
     layers: int
+    norms: int
     output: tuple[int, ...]
     parameters: int
     flops: int
@@ -124,6 +126,7 @@ def block_summaries(model: nn.Module, image_shape: tuple[int, int, int]) -> list
         BlockSummary(
             name=name,
             layers=sum(layer.kind != "norm" for layer in inside),
+            norms=sum(layer.kind == "norm" for layer in inside),
             output=inside[-1].output,
             parameters=sum(layer.parameters for layer in inside),
             flops=sum(layer.flops for layer in inside),

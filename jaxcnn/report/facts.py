@@ -6,6 +6,7 @@ from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import summary
+from jaxcnn.run import losses
 
 COSTS = {
     "parameters": "parameters",
@@ -53,6 +54,7 @@ def of_run(run: Run) -> dict[str, Any]:
         "dtype": settings.model.dtype,
         "device": _device(start),
         "warnings": _warnings(run.starts),
+        "losses_differ": losses.difference(settings, rows, records),
         "images_per_second": max(rates) if rates else None,
         "seconds_per_epoch": pace,
         "total_minutes": last["epoch"] * pace / 60,

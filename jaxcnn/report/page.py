@@ -126,7 +126,12 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> str:
         ]
         for run in runs
     ]
-    return f"<section id='summary'><h2>The networks</h2>{_table(header, rows)}</section>"
+    notes = "".join(
+        f"<p>{html.escape(run['name'])}: {html.escape(run['losses_differ'])}.</p>"
+        for run in runs
+        if run["losses_differ"]
+    )
+    return f"<section id='summary'><h2>The networks</h2>{_table(header, rows)}{notes}</section>"
 
 
 def _progress(run: Mapping[str, Any]) -> str:

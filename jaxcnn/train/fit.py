@@ -12,7 +12,7 @@ from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset
 from jaxcnn.evaluate.run_plots import RunPlots
 from jaxcnn.models.summary import BlockSummary, block_summaries, totals
-from jaxcnn.run import tensorboard
+from jaxcnn.run import losses, tensorboard
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer, ObserverList, WarningKeeper
 from jaxcnn.runtime import distributed, environment, sharding
@@ -72,6 +72,8 @@ def fit(
         programs = compile_programs(settings, dataset, mesh)
         training = Training(programs, run, observers, interrupts)
         records = training.run_to_end()
+        if why := losses.difference(settings, rows, records):
+            observers.say(why)
         # Before the summary: a run that is interrupted here is continued by the same command.
         distributed.broadcast_from_process_0(lambda: _draw(run_plots, training, dataset))
         distributed.broadcast_from_process_0(

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxcnn.data import unprepared
 from jaxcnn.data.cifar10 import archive, convert, download
 from jaxcnn.data.cifar10.published import SETS, Cifar
 from jaxcnn.data.locate import SOURCE_FILE, data_root, expanded, find
@@ -58,9 +59,11 @@ def prepare(
         files = archive.read(expanded(archive_path), cifar, allow_modified=allow_modified)
     else:
         files = archive.read(download.fetch(cifar, root), cifar, allow_modified=False)
-    builder = _builder_class(cifar)(
-        data_dir=root, records=convert.parse(files, cifar), files=files, file_format="array_record"
-    )
+    records = convert.parse(files, cifar)
+    with unprepared.builders():
+        builder = _builder_class(cifar)(
+            data_dir=root, records=records, files=files, file_format="array_record"
+        )
     tfds.disable_progress_bar()  # Meter shows the progress instead
     try:
         builder.download_and_prepare()

@@ -1,0 +1,32 @@
+"""Why the training and evaluation losses of a run differ: said where it applies, not elsewhere."""
+
+import pytest
+from conftest import small_settings
+
+from jaxcnn.models.summary import BlockSummary
+from jaxcnn.run import losses
+
+NORMED = [BlockSummary("stem", 1, 1, (1, 1, 1), 1, 1), BlockSummary("head", 1, 0, (1,), 1, 1)]
+PLAIN = NORMED[1:]
+SMOOTHING = "label smoothing (0.1) counts in the training loss alone"
+STATISTICS = "running statistics, which in epoch 1 lag behind the weights"
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "rows", "first", "expected"),
+    [
+        (0.1, NORMED, 56.0, [SMOOTHING, STATISTICS]),
+        (0.1, NORMED, 2.0, [SMOOTHING]),
+        (0.0, NORMED, 56.0, [STATISTICS]),
+        (0.1, PLAIN, 56.0, [SMOOTHING]),
+        (0.0, PLAIN, 56.0, []),
+        (0.0, NORMED, 2.0, []),
+    ],
+)
+def test_each_reason_is_given_where_it_applies(smoothing, rows, first, expected, dataset):
+    settings = small_settings(dataset, label_smoothing=smoothing)
+    records = [{"train_loss": 2.0, "eval_loss": first}, {"train_loss": 1.0, "eval_loss": 9.0}]
+    text = losses.difference(settings, rows, records)
+    assert "\n" not in text and bool(text) == bool(expected)
+    for reason in (SMOOTHING, STATISTICS):
+        assert (reason in text) == (reason in expected)
