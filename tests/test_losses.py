@@ -9,7 +9,7 @@ from jaxcnn.run import losses
 NORMED = [BlockSummary("stem", 1, 1, (1, 1, 1), 1, 1), BlockSummary("head", 1, 0, (1,), 1, 1)]
 PLAIN = NORMED[1:]
 SMOOTHING = "label smoothing (0.1) counts in the training loss alone"
-STATISTICS = "running statistics, which in epoch 1 lag behind the weights"
+STATISTICS = "running statistics, which in the first epochs lag behind the weights"
 
 
 @pytest.mark.parametrize(

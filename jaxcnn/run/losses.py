@@ -21,7 +21,7 @@ def difference(
 
     Label smoothing adds to the training loss alone: its least value is not 0 (Szegedy et al. 2016,
     arXiv:1512.00567, sec. 7). Batch norm's running statistics are a moving average (Ioffe & Szegedy
-    2015, arXiv:1502.03167, sec. 3.1) of the latest steps, whose weights change fastest in epoch 1.
+    2015, arXiv:1502.03167, sec. 3.1) of the latest steps, whose weights change fastest at first.
 
     Args:
         settings: Of the run.
@@ -35,7 +35,7 @@ def difference(
     is_striking = first["eval_loss"] > _STRIKING * first["train_loss"]
     if is_striking and any(row.norms for row in rows):
         reasons.append(
-            "evaluation uses batch norm's running statistics, which in epoch 1 lag behind the "
-            "weights"
+            "evaluation uses batch norm's running statistics, which in the first epochs lag behind "
+            "the weights"
         )
     return f"why the two losses differ: {'; '.join(reasons)}" if reasons else ""
