@@ -2,12 +2,17 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxcnn import models
+from jaxcnn.config import recipe
 from jaxcnn.config.schema import OptimConfig
-from jaxcnn.train import optim
+from jaxcnn.models import groups
+from jaxcnn.train import decay, optim, schedules
 
 
 def _schedule(name, **changes):
@@ -17,7 +22,7 @@ def _schedule(name, **changes):
     return optim.create_schedule(name, **{**settings, **changes})
 
 
-@pytest.mark.parametrize("name", ["cosine", "multistep", "constant"])
+@pytest.mark.parametrize("name", ["cosine", "multistep", "constant", "1-sqrt"])
 def test_warmup_rises_linearly_to_the_peak(name):
     rates = [float(_schedule(name)(step)) for step in range(11)]
     np.testing.assert_allclose(
@@ -37,6 +42,45 @@ def test_multistep_falls_at_the_milestones():
     expected = {49: 0.2, 50: 0.02, 74: 0.02, 75: 0.002, 99: 0.002}
     for step, value in expected.items():
         assert float(rate(step)) == pytest.approx(value, rel=1e-5)
+
+
+def test_triangular_rises_until_its_peak_and_falls_linearly_to_zero():
+    rate = _schedule("triangular", peak_at=0.25)
+    rates = [float(rate(step)) for step in range(101)]
+    np.testing.assert_allclose(rates[:25], 0.2 * np.arange(1, 26) / 25, rtol=1e-5)
+    np.testing.assert_allclose(rates[25:], 0.2 * (1 - np.arange(76) / 75), rtol=1e-5, atol=1e-7)
+
+
+def test_onecycle_rises_falls_back_and_ends_almost_at_zero():
+    rate = _schedule("onecycle", peak_at=0.4)
+    expected = {0: 0.008, 20: 0.104, 40: 0.2, 85: 0.008, 100: 0.2e-4}
+    for step, value in expected.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-5)
+    falling = [float(rate(step)) for step in range(40, 101)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_one_minus_sqrt_stays_then_falls_as_its_name_says():
+    rate = _schedule("1-sqrt", cooldown=0.25)
+    rates = np.array([float(rate(step)) for step in range(101)])
+    np.testing.assert_allclose(rates[10:75], 0.2, rtol=1e-6)
+    expected = 0.2 * (1 - np.sqrt(np.arange(26) / 25))
+    np.testing.assert_allclose(rates[75:], expected, rtol=1e-5, atol=1e-7)
+    # Until its cooldown a training does not depend on its length.
+    longer = _schedule("1-sqrt", cooldown=0.25, total_steps=1000)
+    np.testing.assert_allclose([float(longer(step)) for step in range(75)], rates[:75])
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize("total", [1, 2, 7])
+def test_no_rate_of_a_short_training_is_undefined_or_above_the_peak(name, total):
+    rate = _schedule(name, total_steps=total, warmup_steps=total)
+    rates = [float(rate(step)) for step in range(total)]
+    assert all(0 <= value <= 0.2 * (1 + 1e-6) for value in rates) and max(rates) > 0
+
+
+def test_every_schedule_that_can_be_chosen_exists():
+    assert set(schedules.SCHEDULES) == set(recipe.SCHEDULES)
 
 
 def test_constant_stays_and_no_warmup_starts_at_the_peak():
@@ -69,6 +113,58 @@ def test_weight_decay_touches_kernels_only(name):
     np.testing.assert_array_equal(plain["conv"]["bias"], decayed["conv"]["bias"])
     np.testing.assert_array_equal(plain["norm"]["scale"], decayed["norm"]["scale"])
     assert not np.array_equal(plain["conv"]["kernel"], decayed["conv"]["kernel"])
+
+
+def _names(name, **options):
+    """Returns the group of each parameter of a network by its path; nothing is computed."""
+    model = models.create(name, **options)
+    images = jnp.zeros((1, 32, 32, 1))
+    shapes = jax.eval_shape(lambda key: model.init(key, images, train=False), jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(shapes["params"])
+    return {"/".join(e.key for e in p): (groups.parameter_group(p), leaf) for p, leaf in leaves}
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet20", "densenet40_k12", "mobilenet"])
+def test_every_parameter_has_its_group(name):
+    """Of grey images, whose stem has kernels of the shape of depthwise ones."""
+    for path, (group, leaf) in _names(name).items():
+        if group == "norm":
+            assert leaf.ndim == 1
+        else:
+            assert path.endswith("/kernel") and leaf.ndim in (2, 4)
+        assert (group == "head") == (path == "classifier/kernel")
+        is_depthwise = name == "mobilenet" and leaf.shape[:3] == (3, 3, 1) and "stem" not in path
+        assert (group == "depthwise") == is_depthwise
+    found = {group for group, _ in _names(name).values()}
+    assert found == set(groups.GROUPS) - ({"depthwise"} if name != "mobilenet" else set())
+
+
+def test_each_group_decays_at_its_own_rate():
+    one = jnp.ones(2)
+    params = {
+        "block1": {"depthwise_conv": {"kernel": one}, "pointwise_conv": {"kernel": one}},
+        "norm": {"scale": one, "bias": one},
+        "classifier": {"kernel": one, "bias": one},
+    }
+
+    def decayed(**rates):
+        tx = decay.weight_decay(OptimConfig(weight_decay=0.5, **rates))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        direction, _ = tx.update(zeros, tx.init(params), params)
+        return [float(leaf[0]) for leaf in jax.tree.leaves(direction)]
+
+    # depthwise, pointwise, classifier's bias and kernel, norm's bias and scale
+    assert decayed() == [0.5, 0.5, 0.0, 0.5, 0.0, 0.0]
+    assert decayed(weight_decay_depthwise=0.0) == [0.0, 0.5, 0.0, 0.5, 0.0, 0.0]
+    rates = {"weight_decay_head": 0.25, "weight_decay_norm": 0.125, "weight_decay_depthwise": 0.0}
+    assert decayed(**rates) == [0.0, 0.5, 0.125, 0.25, 0.125, 0.125]
+
+
+def test_groups_at_one_rate_leave_the_optimizers_state_as_it_was():
+    plain = optax.add_decayed_weights(0.01, mask=lambda tree: jax.tree.map(lambda _: True, tree))
+    made = decay.weight_decay(OptimConfig(weight_decay=0.01))
+    same = jax.tree.structure(made.init(PARAMS)) == jax.tree.structure(plain.init(PARAMS))
+    assert same
 
 
 def test_nesterov_momentum_follows_its_recurrence():

@@ -5,7 +5,19 @@ They are part of the sections of `schema`; a first reading can pass them over.
 
 from dataclasses import dataclass
 
-from jaxcnn.config.declare import at_least, one_of, setting
+from jaxcnn.config.declare import ANY, Check, at_least, between, one_of, setting, within
+
+SCHEDULES = ("cosine", "multistep", "constant", "triangular", "onecycle", "1-sqrt")
+"""The schedules' names."""
+
+_RANDAUGMENT = Check(
+    lambda v: (
+        len(v) in (0, 2)
+        and all(isinstance(x, int) and not isinstance(x, bool) for x in v)
+        and (not v or (1 <= v[0] <= 14 and 0 <= v[1] <= 10))
+    ),
+    "() or two whole numbers, 1 to 14 and 0 to 10, such as (2,9)",
+)
 
 
 @dataclass(frozen=True)
@@ -23,4 +35,90 @@ class AugmentRecipe:
     )
     cutout: int = setting(
         0, at_least(0), "side of a square of mean pixels, in pixels (arXiv:1708.04552); 0: none"
+    )
+    random_erasing: float = setting(
+        0.0, within(0, 1), "probability of a rectangle of noise (arXiv:1708.04896)"
+    )
+    brightness: float = setting(
+        0.0, within(0, 1), "images are multiplied by 1 - this to 1 + this; 0: none"
+    )
+    contrast: float = setting(
+        0.0, within(0, 1), "the distance from mean grey is multiplied by 1 - this to 1 + this"
+    )
+    randaugment: tuple[int, ...] = setting(
+        (), _RANDAUGMENT, "operations of an image, and their magnitude, 0 to 10 (arXiv:1909.13719)"
+    )
+    mixup: float = setting(
+        0.0, at_least(0), "images and labels are mixed, alpha (arXiv:1710.09412); 0: none"
+    )
+    cutmix: float = setting(
+        0.0, at_least(0), "parts of images are exchanged, alpha (arXiv:1905.04899); 0: none"
+    )
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What else may be changed in a network."""
+
+    bn_momentum: float = setting(
+        0.9, between(0, 1), "kept fraction of batch norm's running statistics at each step"
+    )
+
+
+_AS_OTHERS = "as optim.weight_decay"
+
+
+@dataclass(frozen=True)
+class OptimRecipe:
+    """Weight decay by group of parameters, and the shapes of further schedules."""
+
+    weight_decay_depthwise: float | None = setting(
+        float, at_least(0), "of depthwise kernels (arXiv:1704.04861, sec. 3.2)", unset=_AS_OTHERS
+    )
+    weight_decay_head: float | None = setting(
+        float, at_least(0), "of the classifier's kernel", unset=_AS_OTHERS
+    )
+    weight_decay_norm: float = setting(
+        0.0, at_least(0), "of the norms' scales and of all biases (arXiv:1812.01187, sec. 3.1)"
+    )
+    lookahead_steps: int = setting(
+        0, at_least(0), "steps after which slow weights follow (arXiv:1907.08610); 0: none"
+    )
+    lookahead_alpha: float = setting(
+        0.5, within(0.01, 1), "fraction of the way that the slow weights go then"
+    )
+    peak_at: float = setting(
+        0.2,
+        within(0.01, 0.99),
+        "triangular, onecycle: fraction of the training at which the peak is reached, which is "
+        "their warm-up",
+    )
+    cooldown: float = setting(
+        0.2,
+        within(0.01, 1),
+        "1-sqrt: fraction of the training, at its end, in which the rate falls",
+    )
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """What else the training loop may do."""
+
+    ema_warmup: bool = setting(
+        False,
+        ANY,
+        "average over few weights at first: the decay is (1 + step) / (10 + step) until it reaches "
+        "train.ema_decay",
+    )
+    keep_best: bool = setting(
+        False,
+        ANY,
+        "keep the checkpoint of the best evaluation accuracy beside the newest ones; needs an "
+        "evaluation split of the training data",
+    )
+    patience: int = setting(
+        0,
+        at_least(0),
+        "epochs without a better evaluation accuracy after which the run ends; 0: it runs to its "
+        "end; needs an evaluation split of the training data",
     )

@@ -57,7 +57,7 @@ class AugmentConfig(recipe.AugmentRecipe):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(recipe.ModelRecipe):
     """The network: arguments of `models.create`; an option that is unset is the network's own."""
 
     name: str = setting("mobilenet", TEXT, "a network, see jaxcnn.models")
@@ -86,7 +86,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(recipe.OptimRecipe):
     """The optimizer and its learning-rate schedule, see `create_optimizer`."""
 
     name: str = setting("sgd", one_of("sgd", "adamw"), "optimizer")
@@ -98,7 +98,7 @@ class OptimConfig:
         5e-4, at_least(0), "of kernels only; an L2 gradient for sgd, decoupled for adamw"
     )
     clip_norm: float = setting(0.0, at_least(0), "largest global norm of the gradient; 0: any")
-    schedule: str = setting("cosine", one_of("cosine", "multistep", "constant"), "after warm-up")
+    schedule: str = setting("cosine", one_of(*recipe.SCHEDULES), "after warm-up")
     warmup_epochs: float = setting(1.0, at_least(0), "epochs of linear rise")
     milestones: tuple[float, ...] = setting(
         (0.5, 0.75), FRACTIONS, "multistep: fractions of the training at which the rate falls"
@@ -107,7 +107,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(recipe.TrainRecipe):
     """The training loop."""
 
     epochs: int = setting(30, at_least(1), "passes over the training split")

@@ -191,9 +191,10 @@ def _create_model(section: dict[str, Any], remat: bool, **fields: Any) -> nn.Mod
         key: value
         for key, value in section.items()
         # The norms' statistics are not a field of the network, see `Settings.local_norms`.
-        if value is not None and key not in ("name", "dtype", "batch_norm")
+        if value is not None and key not in ("name", "dtype", "batch_norm", "bn_momentum")
     }
-    return models.create(section["name"], remat=remat, **fields, **options)
+    fields |= {"remat": remat, "norm_momentum": section["bn_momentum"]}
+    return models.create(section["name"], **fields, **options)
 
 
 def _read(kind: Any, section: Any, prefix: str) -> Any:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data import Dataset
-from jaxcnn.evaluate import scores
+from jaxcnn.errors import UserError
+from jaxcnn.evaluate import scores, tta
 from jaxcnn.evaluate.classifier import Classifier
 from jaxcnn.evaluate.run import Run
 
@@ -19,17 +20,26 @@ class Evaluation(NamedTuple):
         dataset: The data, its `eval` split the evaluated one.
         logits: float32 [N, K].
         scores: Of the logits.
+        views: Name of the test-time augmentation, "" for none.
+        tta_scores: Of the mean of its views' logits; None for none.
     """
 
     step: int
     dataset: Dataset
     logits: np.ndarray
     scores: scores.Scores
+    views: str = ""
+    tta_scores: scores.Scores | None = None
 
 
-def classifier(run: Run, warn: Callable[[str], None], batch_size: int) -> tuple[int, Classifier]:
-    """Returns (step, network) of the run's newest checkpoint, compiled for `batch_size` images."""
-    step, variables = run.newest(warn)
+def classifier(
+    run: Run, warn: Callable[[str], None], batch_size: int, best: bool = False
+) -> tuple[int, Classifier]:
+    """Returns (step, network) of the run's newest checkpoint, compiled for `batch_size` images.
+
+    With `best`, of its best one, see `Run.best`.
+    """
+    step, variables = run.best() if best else run.newest(warn)
     made = Classifier(
         run.model, variables, run.settings.pixel_stats, run.image_shape, batch_size=batch_size
     )
@@ -37,7 +47,13 @@ def classifier(run: Run, warn: Callable[[str], None], batch_size: int) -> tuple[
 
 
 def evaluate(
-    run: Run, warn: Callable[[str], None], *, split: str = "", data_dir: str = ""
+    run: Run,
+    warn: Callable[[str], None],
+    *,
+    split: str = "",
+    data_dir: str = "",
+    best: bool = False,
+    views: str = "",
 ) -> Evaluation:
     """Evaluates the newest checkpoint of `run` on `split`, by default the run's own.
 
@@ -46,22 +62,38 @@ def evaluate(
         warn: Gets a warning of a damaged checkpoint, and of other data than the run's.
         split: A TFDS split string.
         data_dir: A TFDS directory; empty for the run's own.
+        best: Evaluate the best checkpoint instead, see `Run.best`.
+        views: A key of `tta.VIEWS`: evaluate their mean, too; "" for none.
 
     Raises:
-        UserError: If there is no checkpoint, or the data cannot be had.
+        UserError: If there is no checkpoint, or the data cannot be had; for mirror views of images
+            that were not mirrored in training.
     """
+    if views and not run.settings.augment.flip:
+        raise UserError(
+            f"--tta={views}: {run.path} was trained without mirrored images "
+            "(augment.flip is False), as those of its data may be of another class: leave out --tta"
+        )
     dataset = run.dataset(split, data_dir)
     trained_on = run.settings.facts.fingerprint
     if dataset.fingerprint != trained_on:
         warn(f"warning: the run's data are {trained_on}, these are {dataset.fingerprint}")
     size = min(run.settings.train.eval_batch_size, len(dataset.eval.labels))
-    step, network = classifier(run, warn, size)
-    logits = network.logits(dataset.eval.images)
-    return Evaluation(step, dataset, logits, scores.score(logits, dataset.eval.labels))
+    step, network = classifier(run, warn, size, best)
+    images, labels = dataset.eval
+    logits = network.logits(images)
+    with_views = None
+    if views:
+        with_views = scores.score(tta.mean_logits(network.logits, images, views), labels)
+    return Evaluation(step, dataset, logits, scores.score(logits, labels), views, with_views)
 
 
 def as_json(run: Run, evaluation: Evaluation, split: str = "") -> dict[str, Any]:
     """Returns the evaluation as JSON's kinds of values."""
+    augmented: dict[str, Any] = {}
+    if evaluation.tta_scores:
+        of_views = scores.as_json(evaluation.tta_scores, run.class_names)
+        augmented = {"test_time_augmentation": {"views": evaluation.views, **of_views}}
     return {
         "run": run.name,
         "model": run.model_name,
@@ -69,4 +101,14 @@ def as_json(run: Run, evaluation: Evaluation, split: str = "") -> dict[str, Any]
         "split": split or run.settings.dataset.eval_split,
         "data": evaluation.dataset.fingerprint,
         **scores.as_json(evaluation.scores, run.class_names),
+        **augmented,
     }
+
+
+def as_text(run: Run, evaluation: Evaluation) -> str:
+    """Returns the evaluation as plain text; what views give stands below what one image gives."""
+    text = scores.table(evaluation.scores, run.class_names)
+    if evaluation.tta_scores:
+        first = scores.headline(evaluation.tta_scores)
+        text += f"\n\nwith test-time augmentation ({evaluation.views}):\n{first}"
+    return text

@@ -15,6 +15,7 @@ from jaxcnn import data
 from jaxcnn.config.compat import fingerprint
 from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
+from jaxcnn.run.best import best_record, is_held_out
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.files import shown
 from jaxcnn.run.folder import RunDir
@@ -99,9 +100,7 @@ class Run:
         Raises:
             UserError: If there is no whole checkpoint.
         """
-        checkpoints = Checkpoints(
-            self._folder.checkpoints, fingerprint=fingerprint(self.settings.to_json())
-        )
+        checkpoints = self._checkpoints()
         damaged: set[int] = set()
         for _ in range(_ATTEMPTS):
             steps = [step for step in checkpoints.steps() if step not in damaged]
@@ -121,6 +120,37 @@ class Run:
             f"{self.path} has no whole checkpoint yet: wait for the end of its first epoch, or "
             "continue its training"
         )
+
+    def best(self) -> tuple[int, dict[str, Any]]:
+        """Returns (step, variables) of the epoch with the best evaluation accuracy, as `newest`.
+
+        Raises:
+            UserError: If it was not kept, is damaged, or is best on images that are for testing.
+        """
+        split, record = self.settings.dataset.eval_split, best_record(self.records)
+        if not is_held_out(split):
+            raise UserError(
+                f"{self.path} has no best epoch: it was evaluated on {split!r}, by which none may "
+                "be chosen; evaluate its newest checkpoint"
+            )
+        checkpoints = self._checkpoints()
+        if record is None or record["step"] not in checkpoints.steps():
+            kept = ", ".join(map(str, checkpoints.steps())) or "none"
+            raise UserError(
+                f"{self.path} has no checkpoint of its best epoch (steps that have one: {kept}): "
+                "train with train.keep_best=True, or evaluate its newest checkpoint"
+            )
+        try:
+            return record["step"], _variables(checkpoints.arrays(record["step"]))
+        except CorruptCheckpointError as error:
+            raise UserError(
+                f"the checkpoint of {self.path}'s best epoch, step {record['step']}, is damaged "
+                f"({error}): evaluate its newest checkpoint, or train anew with another --workdir"
+            ) from error
+
+    def _checkpoints(self) -> Checkpoints:
+        mark = fingerprint(self.settings.to_json())
+        return Checkpoints(self._folder.checkpoints, fingerprint=mark)
 
     @cached_property
     def trained(self) -> tuple[int, dict[str, Any]]:

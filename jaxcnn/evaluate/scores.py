@@ -112,13 +112,20 @@ def as_json(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def headline(scores: Scores) -> str:
+    """Returns the scores over all classes as a line of text."""
+    return (
+        f"examples {scores.examples:,}  loss {scores.loss:.4f}  top-1 {100 * scores.top1:.2f} %  "
+        f"top-5 {100 * scores.top5:.2f} %  "
+        f"calibration error {100 * scores.calibration_error:.2f} %"
+    )
+
+
 def table(scores: Scores, names: Sequence[str]) -> str:
     """Returns the scores as plain text: a line of means, then a line for each class."""
     width = max(len("class"), *(len(name) for name in names))
     lines = [
-        f"examples {scores.examples:,}  loss {scores.loss:.4f}  top-1 {100 * scores.top1:.2f} %  "
-        f"top-5 {100 * scores.top5:.2f} %  "
-        f"calibration error {100 * scores.calibration_error:.2f} %",
+        headline(scores),
         "",
         f"{'class':<{width}}  precision  recall      F1  examples",
     ]

@@ -19,6 +19,7 @@ def create(
     remat: bool = False,
     ops: str = "fast",
     norm_groups: int = 1,
+    norm_momentum: float = layers.NORM_MOMENTUM,
     **fields: Any,
 ) -> nn.Module:
     """Returns the network called `name`, without parameters.
@@ -31,6 +32,7 @@ def create(
             layer by layer.
         norm_groups: Equal parts of a batch, each of which is normalized by its own statistics in
             training; 1 normalizes over the whole batch.
+        norm_momentum: Kept fraction of the norms' running statistics, at each step.
         **fields: `dtype`, the compute dtype, and the options of the family, such as `width`.
 
     Returns:
@@ -60,7 +62,8 @@ def create(
                 "train.grad_accum_steps to save memory"
             )
         fields["remat"] = True
-    common = {"num_classes": num_classes, "ops": ops, "norm_groups": norm_groups}
+    common = {"num_classes": num_classes, "ops": ops}
+    common |= {"norm_groups": norm_groups, "norm_momentum": norm_momentum}
     return module(**{**common, **row, **fields})
 
 

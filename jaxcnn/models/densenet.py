@@ -57,6 +57,7 @@ class DenseNet(nn.Module):
         dtype: Compute dtype; parameters are float32.
         ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
         norm_groups: Equal parts of a batch, each of which the norms normalize alone.
+        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     blocks: tuple[int, ...]
@@ -70,12 +71,13 @@ class DenseNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     ops: str = "fast"
     norm_groups: int = 1
+    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "densenet", smallest=2 ** (len(self.blocks) - 1))
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
         stem = make.conv(self.stem or 2 * self.growth_rate, 3, name="stem_conv")
         x = stem(images.astype(self.dtype))
         # Asked once: it decides for the transitions, too.
@@ -124,7 +126,7 @@ class DenseNet(nn.Module):
         x, statistics = ops.dense_block(x, weights, layers.NORM_EPSILON)
         for name, norms in zip(names, statistics, strict=True):
             updated = {
-                norm: layers.updated_moments(batch_stats[name][norm], mean, var)
+                norm: layers.updated_moments(batch_stats[name][norm], mean, var, self.norm_momentum)
                 for norm, (mean, var) in norms.items()
             }
             self.put_variable("batch_stats", name, updated)

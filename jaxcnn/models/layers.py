@@ -36,11 +36,13 @@ class LayerFactory:
         dtype: Compute dtype; parameters are float32.
         ops: "fast" or "stock".
         norm_groups: Equal parts of a batch, each of which is normalized alone.
+        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     dtype: DTypeLike
     ops: str
     norm_groups: int
+    norm_momentum: float = NORM_MOMENTUM
 
     def conv(
         self,
@@ -68,7 +70,7 @@ class LayerFactory:
 
     def norm(self, *, name: str | None = None) -> "BatchNorm":
         """A batch norm; see `BatchNorm`. `name` is needed outside `setup`."""
-        return BatchNorm(dtype=self.dtype, groups=self.norm_groups, ops=self.ops, name=name)
+        return BatchNorm(self.dtype, self.norm_groups, self.ops, self.norm_momentum, name=name)
 
     def relu(self, x: jax.Array) -> jax.Array:
         """ReLU of a sum that is kept for what follows."""

@@ -19,12 +19,14 @@ class LeNet(nn.Module):
         dtype: Compute dtype; parameters are float32.
         ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
         norm_groups: Changes nothing, as there are no norms.
+        norm_momentum: Likewise.
     """
 
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32
     ops: str = "fast"
     norm_groups: int = 1
+    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -35,7 +37,7 @@ class LeNet(nn.Module):
         """
         del train
         layers.check_images(images, "lenet", smallest=16)
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
         x = images.astype(self.dtype)
         for index, features in enumerate((6, 16), start=1):
             conv = make.conv(features, 5, padding="VALID", use_bias=True, name=f"conv{index}")

@@ -57,6 +57,7 @@ class MobileNet(nn.Module):
         dtype: Compute dtype; parameters are float32.
         ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
         norm_groups: Equal parts of a batch, each of which the norms normalize alone.
+        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     blocks: tuple[tuple[int, int], ...]
@@ -67,12 +68,13 @@ class MobileNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     ops: str = "fast"
     norm_groups: int = 1
+    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "mobilenet", smallest=1)
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
         stem = make.conv(self.scaled(32), 3, strides=self.stem_strides, name="stem_conv")
         norm = make.norm(name="stem_norm")
         x = stem(images.astype(self.dtype))

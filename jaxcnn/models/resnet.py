@@ -81,6 +81,7 @@ class ResNet(nn.Module):
         dtype: Compute dtype; parameters are float32.
         ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
         norm_groups: Equal parts of a batch, each of which the norms normalize alone.
+        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     blocks: tuple[int, ...]
@@ -93,13 +94,14 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     ops: str = "fast"
     norm_groups: int = 1
+    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "resnet", smallest=2 ** (len(self.blocks) - 1))
         block_type = layers.recomputed(ResidualBlock) if self.remat else ResidualBlock
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups)
+        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
         x = make.conv(self.widths[0], 3, name="stem_conv")(images.astype(self.dtype))
         x = make.norm(name="stem_norm")(x, train=train, with_relu=True)
         for stage, (blocks, width) in enumerate(

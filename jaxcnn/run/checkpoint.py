@@ -46,6 +46,7 @@ class Checkpoints:
         """
         self._folder, self._keep, self._fingerprint = folder.resolve(), keep, fingerprint
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._protected: int | None = None
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -58,6 +59,10 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, or None."""
         return max(self.steps(), default=None)
+
+    def protect(self, step: int) -> None:
+        """Keeps the checkpoint of `step`, instead of that of an earlier call, beside the newest."""
+        self._protected = step
 
     def damaged(self) -> list[Path]:
         """Returns the folders of the damaged checkpoints that were moved away."""
@@ -189,7 +194,7 @@ class Checkpoints:
         manifest.write(temporary, self._fingerprint or "")
         os.rename(temporary, self._folder / str(step))
         manifest.sync_folder(self._folder)
-        for old in self.steps()[: -self._keep]:
+        for old in {*self.steps()[: -self._keep]} - {self._protected}:
             # Renamed first: a kill in the middle leaves nothing that looks like a checkpoint.
             gone = self._folder / f"{_TEMPORARY}old-{old}"
             os.rename(self._folder / str(old), gone)

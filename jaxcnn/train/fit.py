@@ -13,6 +13,7 @@ from jaxcnn.data import Dataset
 from jaxcnn.evaluate.run_plots import RunPlots
 from jaxcnn.models.summary import BlockSummary, block_summaries, totals
 from jaxcnn.run import losses, tensorboard
+from jaxcnn.run.best import best_record, is_exhausted, is_held_out
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer, ObserverList, WarningKeeper
 from jaxcnn.runtime import distributed, environment, sharding
@@ -50,7 +51,10 @@ def fit(
     run = RunDir(workdir)
     # Process 0 alone reads the folder, so that all processes decide alike.
     before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
-    if before == settings.train.epochs:
+    is_over = distributed.broadcast_from_process_0(
+        lambda: is_exhausted(run.read_metrics(), settings.train.patience)
+    )
+    if before == settings.train.epochs or (before and is_over):
         return _summary(run)
     if before:
         observer.say(
@@ -166,7 +170,9 @@ def summarize(
         "flops": flops,
         "total_seconds": round(sum(record["seconds"] for record in records), 3),
     }
-    if settings.dataset.eval_split.startswith("train"):
-        best = max(records, key=lambda record: record["eval_accuracy"])
+    if records[-1]["epoch"] < settings.train.epochs:
+        summary["stopped_early"] = True
+    best = best_record(records)
+    if best and is_held_out(settings.dataset.eval_split):
         summary |= {"best_epoch": best["epoch"], "best_eval_accuracy": best["eval_accuracy"]}
     return summary

@@ -28,12 +28,12 @@ def loss_and_grads(
     params: Any,
     batch_stats: Any,
     images: jax.Array,
-    labels: jax.Array,
+    labels: Any,
     dropout_key: jax.Array,
     *,
     model: nn.Module,
     preprocess: Callable[[jax.Array], jax.Array],
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
+    loss: Callable[[jax.Array, Any], jax.Array],
 ) -> Outcome:
     """Returns the gradient of the mean loss of a batch.
 
@@ -46,14 +46,14 @@ def loss_and_grads(
         params: Parameters.
         batch_stats: Running statistics of the norms.
         images: uint8 `[B, H, W, C]`, or micro-batches `[A, B / A, H, W, C]`.
-        labels: int32 `[B]` or `[A, B / A]`.
+        labels: int32 `[B]` or `[A, B / A]`, or a tree of such arrays, for `loss`.
         dropout_key: A PRNG key.
         model: A network from `models.create`.
         preprocess: From uint8 `[b, H, W, C]` to the network's input.
         loss: From logits `[b, K]` and labels `[b]` to losses `[b]`.
     """
 
-    def loss_fn(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+    def loss_fn(params: Any, images: jax.Array, labels: Any, key: jax.Array) -> Any:
         logits, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             preprocess(images),

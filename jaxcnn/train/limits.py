@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
+from jaxcnn.run.best import is_held_out
 from jaxcnn.runtime import sharding
 
 # Of an evaluation batch; the default is not refused for a small split, nor what is smaller.
@@ -45,6 +46,14 @@ def _faults(settings: Settings, mesh: Mesh) -> Iterator[str]:
             f"train.eval_batch_size={train.eval_batch_size} is larger than the evaluation split "
             f"{settings.dataset.eval_split!r} with its {facts.eval_examples} images: at most {most}"
         )
+    for key, value in (("keep_best", train.keep_best), ("patience", train.patience)):
+        if value and not is_held_out(settings.dataset.eval_split):
+            yield (
+                f"train.{key}={value} would choose an epoch by the evaluation split "
+                f"{settings.dataset.eval_split!r}, which must not take part in the training: hold "
+                "out a part of the training data, such as dataset.train_split=train[:90%] and "
+                "dataset.eval_split=train[90%:]"
+            )
     height, width, _ = facts.image_shape
     if settings.augment.crop_padding > min(height, width):
         yield (

@@ -10,6 +10,7 @@ import jax
 from jaxcnn.config.compat import fingerprint
 from jaxcnn.data import batches
 from jaxcnn.errors import UserError
+from jaxcnn.run.best import best_record, is_exhausted
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
@@ -84,6 +85,7 @@ class Training:
         def read() -> int:
             # Lines beyond the restored step are of epochs that are now trained again.
             records.extend(self.run.truncate_metrics(self.step))
+            self._protect_best(records)
             self._check_complete(len(records))
             return len(records)
 
@@ -95,16 +97,34 @@ class Training:
             # A signal that came while compiling ends the run before its first step.
             self.checkpoint_or_stop(self.state.step)
             for epoch in range(done, epochs):
+                if self._is_exhausted(records):
+                    self.observer.say(f"ends after epoch {epoch}: train.patience is used up")
+                    break
                 with memory.exhaustion_explained(self._memory_remedy):
                     record = self.epoch(epoch)
                 distributed.broadcast_from_process_0(partial(self.run.append_metrics, record))
                 records.append(record)
+                self._protect_best(records)
                 self.observer.epoch(record, epochs)
                 self.checkpoint_or_stop(self.state.step)
         finally:
             self.observer.stop()
             self.checkpoints.wait()
         return records
+
+    def _protect_best(self, records: list[dict[str, Any]]) -> None:
+        """Has the best epoch's checkpoint kept, in process 0, which has all records and deletes."""
+        best = best_record(records) if self.settings.train.keep_best else None
+        if best is not None:
+            self.checkpoints.protect(best["step"])
+
+    def _is_exhausted(self, records: list[dict[str, Any]]) -> bool:
+        """Whether `train.patience` ends the run here; process 0 decides for all."""
+        patience = self.settings.train.patience
+        if not patience:
+            return False
+        self.signal_sync.drain()  # as in `save`: no exchange may be under way
+        return bool(distributed.broadcast_from_process_0(lambda: is_exhausted(records, patience)))
 
     def _check_complete(self, epochs: int) -> None:
         """Raises UserError if a checkpoint is of an epoch whose predecessor has no record.

@@ -138,10 +138,11 @@ class Programs:
                 model,
                 settings.pixel_stats,
                 settings.train.label_smoothing,
+                self._augmentation.mix,
             ),
             optimizer=optimizer,
             augment=self._augmentation.transform,
-            ema_decay=settings.train.ema_decay,
+            ema_decay=recipe.ema_decay(settings.train.ema_decay, settings.train.ema_warmup),
             max_nonfinite=settings.max_nonfinite,
             devices=mesh.size,
         )

@@ -1,14 +1,17 @@
-"""What a recipe puts around the training step, and which data that needs."""
+"""What a recipe puts around the training step and into its loss, and which data that needs."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data import Split
 from jaxcnn.data.augmentations.flips import alternating_flip
+from jaxcnn.data.augmentations.mixing import Mix, Targets
 from jaxcnn.data.augmentations.pipeline import Augmentation
+from jaxcnn.train import metrics
 
 
 def rows(split: Split, augmentation: Augmentation) -> tuple[np.ndarray, ...]:
@@ -38,3 +41,66 @@ def wrapped(
         return step(state, key, alternating_flip(key, images, indices, epoch), labels)
 
     return flipped_step
+
+
+def cross_entropy(
+    logits: jax.Array, targets: jax.Array | Targets, label_smoothing: float
+) -> jax.Array:
+    """Returns the loss of each example, float32 `[B]`, mixed as the images are.
+
+    Cross-entropy is linear in the target, so the loss of a mixed target is the mixed loss.
+
+    Args:
+        logits: float32 `[B, K]`.
+        targets: Labels, int32 `[B]`, or those of mixed images.
+        label_smoothing: As `metrics.cross_entropy`.
+    """
+    if not isinstance(targets, Targets):
+        return metrics.cross_entropy(logits, targets, label_smoothing)
+    heavier = metrics.cross_entropy(logits, targets.heavier, label_smoothing)
+    lighter = metrics.cross_entropy(logits, targets.lighter, label_smoothing)
+    return targets.weight * heavier + (1 - targets.weight) * lighter
+
+
+def mixed(
+    mix: Mix | None, key: jax.Array, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array | Targets]:
+    """Returns images and targets as `mix` gives them; the images and labels themselves without."""
+    return (images, labels) if mix is None else mix(key, images, labels)
+
+
+def main_labels(targets: jax.Array | Targets) -> jax.Array:
+    """Returns the class of each image that counts as right, int32; of mixed images, the heavier."""
+    return targets.heavier if isinstance(targets, Targets) else targets
+
+
+Decay = float | Callable[[jax.Array], jax.Array]
+"""The kept fraction of an average, or the same as a function of the step."""
+
+
+def ema_decay(decay: float, with_warmup: bool) -> Decay:
+    """Returns `decay`, or with warm-up min(decay, (1 + step) / (10 + step)).
+
+    So the first average keeps a tenth of the initial weights, not nearly all of them (as
+    `num_updates` of TensorFlow's ExponentialMovingAverage).
+    """
+    if not with_warmup:
+        return decay
+    return lambda step: jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def averaged(ema: Any, params: Any, batch_stats: Any, decay: Decay, step: jax.Array) -> Any:
+    """Returns the averages of parameters and running statistics after a step.
+
+    Args:
+        ema: Those before, {"params", "batch_stats"}; {} if there are none.
+        params: New parameters.
+        batch_stats: New running statistics.
+        decay: Kept fraction; 0 for no averages.
+        step: int32 [], the step's number, from 0 on.
+    """
+    if not decay:
+        return ema
+    kept = decay(step) if callable(decay) else decay
+    now = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, now)

@@ -14,7 +14,8 @@ from flax import linen as nn
 from flax import struct
 
 from jaxcnn.data.augment import PixelStats, normalize
-from jaxcnn.train import metrics
+from jaxcnn.data.augmentations.mixing import Mix
+from jaxcnn.train import metrics, recipe
 from jaxcnn.train.gradients import loss_and_grads
 from jaxcnn.train.optim import Optimizer
 
@@ -73,11 +74,13 @@ class Objective(NamedTuple):
         model: A network from `models.create`.
         pixel_stats: Of the training split's pixels.
         label_smoothing: See `metrics.cross_entropy`.
+        mix: From `mixing.create_mix`; a mixed image counts as a hit of its heavier class.
     """
 
     model: nn.Module
     pixel_stats: PixelStats
     label_smoothing: float = 0.0
+    mix: Mix | None = None
 
 
 def train_step(
@@ -89,7 +92,7 @@ def train_step(
     objective: Objective,
     optimizer: Optimizer,
     augment: Callable[[jax.Array, jax.Array], jax.Array],
-    ema_decay: float = 0.0,
+    ema_decay: recipe.Decay = 0.0,
     max_nonfinite: int = 1,
     devices: int = 1,
 ) -> TrainState:
@@ -108,42 +111,41 @@ def train_step(
         objective: What is minimized.
         optimizer: From `optim.create_optimizer`.
         augment: From `augment.create_augment`.
-        ema_decay: Kept fraction of the averaged weights; 0 for none.
+        ema_decay: See `recipe.averaged`; 0 for no averages.
         max_nonfinite: From 1 on; 1 stops at the first such step.
         devices: Number of devices that share the batch.
 
     Returns:
         The state after the step, with the batch added to its sums.
     """
-    model, pixel_stats, label_smoothing = objective
+    model, pixel_stats, label_smoothing, mix = objective
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    images, targets = recipe.mixed(mix, augment_key, augment(augment_key, images), labels)
     grads, losses, logits, batch_stats = loss_and_grads(
         state.params,
         state.batch_stats,
-        augment(augment_key, images),
-        labels,
+        images,
+        targets,
         dropout_key,
         model=model,
         preprocess=lambda images: normalize(images, pixel_stats),
-        loss=lambda logits, labels: metrics.cross_entropy(logits, labels, label_smoothing),
+        loss=lambda logits, targets: recipe.cross_entropy(logits, targets, label_smoothing),
     )
     rate = optimizer.learning_rate(state.step)
 
     def with_step() -> TrainState:
         direction, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda d: -rate * d, direction))
-        ema = state.ema
-        if ema_decay:
-            now = {"params": params, "batch_stats": batch_stats}
-            ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, now)
-        mask = jnp.ones_like(labels, bool)
+        params, opt_state = optimizer.finish(params, opt_state, state.step)
+        ema = recipe.averaged(state.ema, params, batch_stats, ema_decay, state.step)
+        mask, hits = jnp.ones_like(labels, bool), recipe.main_labels(targets)
         return TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             ema=ema,
-            sums=metrics.add(state.sums, metrics.sums(losses, logits, labels, mask)),
+            sums=metrics.add(state.sums, metrics.sums(losses, logits, hits, mask)),
             nonfinite={**state.nonfinite, "in_a_row": jnp.int32(0)},
         )
 

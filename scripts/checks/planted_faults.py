@@ -89,15 +89,15 @@ FAULTS = {
         STEPS,
     ),
     "weight decay on the scales of norms": Fault(
-        "jaxcnn/train/optim.py",
-        'path[-1].key == "kernel"',
-        'path[-1].key in ("kernel", "scale")',
+        "jaxcnn/models/groups.py",
+        'if last != "kernel":',
+        'if last not in ("kernel", "scale"):',
         ("tests/test_optim.py",),
     ),
     "warm-up that begins at zero": Fault(
-        "jaxcnn/train/optim.py",
-        "peak_lr * (step + 1) / max(warmup_steps, 1)",
-        "peak_lr * step / max(warmup_steps, 1)",
+        "jaxcnn/train/schedules.py",
+        "course.peak_lr * (step + 1) / max(count, 1)",
+        "course.peak_lr * step / max(count, 1)",
         ("tests/test_optim.py",),
     ),
     "smoothing spread over K - 1 classes": Fault(

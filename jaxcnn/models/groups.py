@@ -1,0 +1,21 @@
+"""Which parameters are alike: the groups that an optimizer may treat differently."""
+
+from typing import Any
+
+GROUPS = ("kernel", "depthwise", "head", "norm")
+"""Kernels of convolutions and dense layers; of depthwise convolutions; of the classifier; then all
+scales and biases."""
+
+
+def parameter_group(path: tuple[Any, ...]) -> str:
+    """Returns the group, one of `GROUPS`, of the parameter at a path of a network's "params".
+
+    Args:
+        path: Keys as `jax.tree_util.tree_map_with_path` gives them, such as those of
+            "block1/depthwise_conv/kernel".
+    """
+    *layers, last = (entry.key for entry in path)
+    if last != "kernel":
+        return "norm"
+    named = {"depthwise_conv": "depthwise", "classifier": "head"}
+    return named.get(layers[-1] if layers else "", "kernel")

@@ -1,0 +1,27 @@
+"""Which epoch of a run is the best, may one choose it, and is a better one still expected?"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def is_held_out(split: str) -> bool:
+    """Whether an evaluation split is a part of the training data, so that one may choose by it.
+
+    Choosing an epoch by the test split would be training on it: its accuracy would no longer say
+    what the network does on images that had no part in its making.
+
+    Args:
+        split: A TFDS split string, such as `train[45000:]` or `train[:10%]+train[90%:]`.
+    """
+    return all(part.partition("[")[0].strip() == "train" for part in split.split("+"))
+
+
+def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the record of the highest accuracy, the first of equals; None where there is none."""
+    return max(records, key=lambda record: record["eval_accuracy"], default=None)
+
+
+def is_exhausted(records: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` epochs were no better than one before; never with 0."""
+    best = best_record(records)
+    return bool(patience) and best is not None and len(records) - best["epoch"] >= patience
