@@ -193,13 +193,13 @@ def test_a_sweep_that_is_stopped_ends_in_the_bytes_of_single_trainings(
     assert verb.run(_args(tmp_path / "out", *arguments)) == 0
     jobs = list(plan[0].points[0].jobs.values())
     report = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    for job, row in zip(jobs, report["points"][0]["runs"], strict=True):
-        alone = tmp_path / job.name
-        summary = fit.fit(job.config, Trainings([job]).dataset(job), alone)
-        assert summary["eval_loss"] == row["eval_loss"]
-        first, second = _arrays(job.path), _arrays(alone)
-        assert set(first) == set(second)
-        assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+    job, row = jobs[0], report["points"][0]["runs"][0]  # the one that was stopped
+    alone = tmp_path / job.name
+    summary = fit.fit(job.config, Trainings([job]).dataset(job), alone)
+    assert summary["eval_loss"] == row["eval_loss"]
+    first, second = _arrays(job.path), _arrays(alone)
+    assert set(first) == set(second)
+    assert all(first[key].tobytes() == second[key].tobytes() for key in first)
     # Once more: everything is finished, nothing is compiled.
     monkeypatch.setattr(fit, "compile_programs", None)
     assert verb.run(_args(tmp_path / "out", *arguments)) == 0

@@ -79,7 +79,7 @@ def _copy(module: Any, arrays: dict[str, np.ndarray], before: int) -> int:
             weight = weight.reshape(-1, weight.shape[-1])
         weight, channels = weight.T, 0
     with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
+        module.weight.copy_(torch.from_numpy(np.array(weight, order="C")))
         if "bias" in arrays:
             module.bias.copy_(torch.from_numpy(arrays["bias"].copy()))
     return channels
