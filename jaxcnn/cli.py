@@ -27,6 +27,7 @@ VERBS = {
     "study": "train the four networks by the recipes of a budget, and compare them",
     "sweep": "train with several values and seeds, and compare what they reach",
     "prepare": "prepare CIFAR-10 or CIFAR-100, from an archive or by download",
+    "doctor": "check this machine, and that it computes the right numbers",
     "launch": "start several processes of one run on this machine",
 }
 """Each verb with what it does.

@@ -23,7 +23,7 @@ LEVELS = [
     {"run"},
     {"evaluate"},
     {"train"},
-    {"report", "study"},
+    {"report", "study", "doctor"},
     {"commands"},
     {"cli"},
     {"main", "__main__"},

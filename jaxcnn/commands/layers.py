@@ -24,7 +24,7 @@ MOST_CLASSES = 1_000_000
 _SUMMED = ("parameters", "flops", "memory")
 
 # Image shape and number of classes of data sets, so that a table needs no data.
-_KNOWN = {
+KNOWN = {
     "cifar10": ((32, 32, 3), 10),
     "cifar100": ((32, 32, 3), 100),
     "digits": ((32, 32, 3), 10),
@@ -70,11 +70,11 @@ def _network(args: argparse.Namespace) -> tuple[str, Any, tuple[int, int, int]]:
         return run.model_name, run.model, run.image_shape
     config = config_flag.load(args.source)
     schema.validate(config)
-    shape, classes = _KNOWN.get(config.dataset.name, (None, None))
+    shape, classes = KNOWN.get(config.dataset.name, (None, None))
     shape = shape if args.image is None else _shape(args.image)
     classes = classes if args.classes is None else args.classes
     if shape is None or classes is None:
-        known = {name.replace("_", ""): name for name in _KNOWN}
+        known = {name.replace("_", ""): name for name in KNOWN}
         plain = re.sub(r"[\W_]", "", config.dataset.name.lower())
         close = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)
         hint = f", did you mean {known[close[0]]}?" if close else ":"

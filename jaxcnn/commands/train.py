@@ -16,6 +16,7 @@ from jaxcnn.commands import config_flag, named, streams, training
 from jaxcnn.config import schema
 from jaxcnn.config.settings import check_network
 from jaxcnn.data import locate
+from jaxcnn.doctor import record
 from jaxcnn.errors import UserError
 from jaxcnn.run import observers
 from jaxcnn.runtime import compilation_cache, distributed, environment, memory, notices, switches
@@ -79,6 +80,7 @@ def _train(given: config_flag.Parsed) -> None:
     if not distributed.is_process_0():
         notices.silence()
     report = observers.create_reporter() if distributed.is_process_0() else observers.Observer()
+    record.check_start()
     dataset = distributed.process_0_first(lambda: data.load(**config.dataset))
     if _DRY_RUN.value:
         fit.dry_run(config, dataset, workdir, report)

@@ -8,11 +8,16 @@ from absl import logging
 from ml_collections import config_dict
 
 from jaxcnn.commands import streams
+from jaxcnn.doctor import record
 from jaxcnn.runtime import compilation_cache, environment, memory, switches
 
 
 def prepare(configs: Iterable[config_dict.ConfigDict]) -> None:
-    """Prepares the process for such trainings; call it before JAX initializes a backend."""
+    """Prepares the process for such trainings; call it before JAX initializes a backend.
+
+    Raises:
+        UserError: If there is no device, or `jaxcnn doctor` has found wrong numbers here.
+    """
     quiet_libraries()
     switches.put_back()
     streams.go_on_without_output()
@@ -21,6 +26,7 @@ def prepare(configs: Iterable[config_dict.ConfigDict]) -> None:
         environment.use_deterministic_operations()
     compilation_cache.use_compilation_cache()
     switches.check_devices()
+    record.check_start()
 
 
 def quiet_libraries() -> None:

@@ -2,7 +2,7 @@
 
 from jaxcnn.ops.conv.api import conv_general_dilated
 from jaxcnn.ops.dense_block.op import dense_block
-from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS
+from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS, YNN_FUSIONS
 from jaxcnn.ops.norm import at_least_float32, moments, normalize, relu
 from jaxcnn.ops.norm_conv import norm_relu_conv
 from jaxcnn.ops.onednn_calls import are_in as calls_onednn
@@ -12,6 +12,7 @@ from jaxcnn.ops.pooling import avg_pool, max_pool
 
 __all__ = [
     "CPU_COMPILER_OPTIONS",
+    "YNN_FUSIONS",
     "at_least_float32",
     "avg_pool",
     "calls_onednn",

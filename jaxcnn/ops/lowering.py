@@ -3,23 +3,40 @@
 from collections.abc import Callable
 from typing import Any
 
+import jaxlib
 from jax import lax
 
-# For programs compiled for the CPU.
-#
-# - Without the first, XLA gives matrix products and reductions to YNNPACK, one of its own two
-#   libraries, which runs small products on one core.
-# - The second orders the work so that little memory is needed, not so that much could run side by
-#   side, which a few cores cannot use.
-# - The third keeps barriers until loops are formed: without it XLA may compute a part again for
-#   every use, or read memory in the order of the loop that uses it.
-#
-# Figures: docs/algorithm-measurements.md, "Compiler options".
-CPU_COMPILER_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-    "xla_disable_hlo_passes": "cse_barrier_expander",
-}
+YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+
+# What XLA may give to YNNPACK, one of its own two libraries, by version of jaxlib. Never products:
+# it runs small ones on one core. Sums where every sum that was tried is right, see
+# scripts/checks/sums.py and docs/results.md: with 0.10.2 it takes wrong rows for some and ends the
+# process in others (jax issues 39103, 39257, 40412). A version not named gives it nothing. 0.10.2
+# still stands here for runs that were begun with it.
+_SUMS_ARE_RIGHT = ("0.10.2", "0.12.0.1")
+
+
+def cpu_compiler_options(jaxlib_version: str) -> dict[str, str]:
+    """Returns XLA's options for programs compiled for the CPU by a version of jaxlib.
+
+    - The first says what YNNPACK computes.
+    - The second orders the work so that little memory is needed, not so that much could run side by
+      side, which a few cores cannot use.
+    - The third keeps barriers until loops are formed: without it XLA may compute a part again for
+      every use, or read memory in the order of the loop that uses it.
+
+    Figures: docs/algorithm-measurements.md, "Compiler options".
+    """
+    sums = "LIBRARY_FUSION_TYPE_REDUCE" if jaxlib_version in _SUMS_ARE_RIGHT else ""
+    return {
+        YNN_FUSIONS: sums,
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+    }
+
+
+CPU_COMPILER_OPTIONS = cpu_compiler_options(jaxlib.__version__)
+"""The options for the jaxlib that is installed."""
 
 
 def cpu_or_stock(fast: Callable[..., Any], stock: Callable[..., Any], *operands: Any) -> Any:

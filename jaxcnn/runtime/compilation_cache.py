@@ -25,7 +25,7 @@ def use_compilation_cache() -> None:
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen and "://" in chosen:  # a bucket of a cloud, which JAX itself opens
         return
-    folder = Path(os.path.expanduser(chosen or _default()))
+    folder = Path(os.path.expanduser(chosen)) if chosen else user_folder() / "xla"
     problem = _problem(folder, private=not chosen)
     if problem:
         _logger.warning(
@@ -35,13 +35,12 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", None if problem else str(folder))
 
 
-def _default() -> str:
-    """Returns the folder in the user's cache, which begins with ~ if there is no home directory."""
+def user_folder() -> Path:
+    """Returns this program's folder in the user's cache; it begins with ~ without a home."""
     try:
-        base = platformdirs.user_cache_dir("jaxcnn")
+        return Path(os.path.expanduser(platformdirs.user_cache_dir("jaxcnn")))
     except RuntimeError:  # as newer versions of platformdirs say it
-        base = "~/.cache/jaxcnn"
-    return os.path.join(base, "xla")
+        return Path("~/.cache/jaxcnn")
 
 
 def _problem(folder: Path, private: bool) -> str | None:

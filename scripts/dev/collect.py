@@ -26,6 +26,7 @@ from jaxcnn.run.files import shown
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
 
 import structure  # noqa: E402 (a script, not a module of the package)
+import sums  # noqa: E402 (likewise)
 
 # Beginning of a file's name -> the script that writes it, and what it holds.
 WRITERS = {
@@ -217,6 +218,12 @@ def page(folder: Path) -> str:
             outfiles.read(path, same_numbers),
         ]
     parts += [
+        "## Right sums",
+        "Small programs with exact results, compiled with XLA's options, in processes of their own "
+        "(`python scripts/checks/sums.py`). With the options chosen for a version: every kind of "
+        "program, number of rows and dtype, each with one or two of nine lengths of a row; with "
+        "the others a tenth of these, and all programs that are known to be wrong somewhere.",
+        outfiles.read(folder / "sums.json", sums.table),
         "## How the package is built",
         "`python scripts/checks/structure.py`. A room is a module or folder at the top of "
         "`jaxcnn/`; an edge joins two that import each other's code; depth is the longest chain of "
