@@ -157,6 +157,11 @@ def test_layers_of_a_name_and_of_a_run(installation, run):
     assert "853,018" in installation.jaxcnn("layers", "resnet", "--model", "resnet56")
 
 
+def test_doctor(installation):
+    output = installation.jaxcnn("doctor", "lenet:digits")
+    assert "arrays are right" in output and "all is well" in output
+
+
 def test_prepare_refuses_a_wrong_archive_in_one_line(installation):
     (installation.work / "wrong.tar.gz").write_bytes(b"no archive")
     done = installation.run("jaxcnn", "prepare", "--archive", "wrong.tar.gz", "--data_dir", "data")

@@ -11,9 +11,8 @@ YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 # What XLA may give to YNNPACK, one of its own two libraries, by version of jaxlib. Never products:
 # it runs small ones on one core. Sums where every sum that was tried is right, see
 # scripts/checks/sums.py and docs/results.md: with 0.10.2 it takes wrong rows for some and ends the
-# process in others (jax issues 39103, 39257, 40412). A version not named gives it nothing. 0.10.2
-# still stands here for runs that were begun with it.
-_SUMS_ARE_RIGHT = ("0.10.2", "0.12.0.1")
+# process in others (jax issues 39103, 39257, 40412). A version not named gives it nothing.
+_SUMS_ARE_RIGHT = ("0.12.0.1",)
 
 
 def cpu_compiler_options(jaxlib_version: str) -> dict[str, str]:

@@ -38,9 +38,13 @@ def compiled(program: Any, arguments: Any) -> Any:
     return lowered.compile(compiler_options())
 
 
-def init_compiler_options() -> dict[str, int]:
+def init_compiler_options() -> dict[str, str | int]:
     """Returns the options for a program that runs once, so that compiling is most of its cost.
 
     On the CPU, LLVM's optimizations of the initial random numbers take longer than all else.
     """
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    if jax.default_backend() == "cpu":
+        # No library that sums wrongly here, see `ops.lowering`.
+        fusions = ops.CPU_COMPILER_OPTIONS[ops.YNN_FUSIONS]
+        return {"xla_backend_optimization_level": 0, ops.YNN_FUSIONS: fusions}
+    return {}
