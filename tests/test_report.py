@@ -137,7 +137,7 @@ def test_connections_of_a_dense_block_are_read_off_its_kernels(bn_size):
 
 
 def test_the_untrained_networks_have_equal_depths():
-    for name, _, depth, model in measure._untrained(10):
+    for name, _, depth, model in measure._untrained(10, measure.DEPTHS):
         layers = summary.layers(model, (32, 32, 3))
         assert sum(layer.kind != "norm" for layer in layers) == depth, name
 

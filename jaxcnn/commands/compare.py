@@ -1,6 +1,9 @@
 """Compares runs: one self-contained report.html with curves, tables, predictions and claims.
 
 jaxcnn compare runs/lenet runs/resnet runs/densenet runs/mobilenet --out report
+
+What depends on machine, program and data alone is measured once and kept in the
+user's cache. The report says so, with the date.
 """
 
 import argparse
@@ -8,9 +11,10 @@ from pathlib import Path
 
 from jaxcnn import report
 from jaxcnn.commands import outfiles
-from jaxcnn.commands.console import warn
+from jaxcnn.data.meter import Meter
 from jaxcnn.evaluate import run as runs
 from jaxcnn.runtime import compilation_cache, memory
+from jaxcnn.runtime.kept import Keeper
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("report"), help="folder of the report (default: report)"
     )
     parser.add_argument("--data_dir", default="", help="TFDS directory; default: each run's own")
+    parser.add_argument(
+        "--remeasure", action="store_true", help="measure anew what is kept of earlier reports"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,5 +35,13 @@ def run(args: argparse.Namespace) -> None:
     outfiles.check_folder("--out", args.out, report.FILES)
     memory.configure_malloc()
     compilation_cache.use_compilation_cache()
-    path = report.write(found, args.out, data_dir=args.data_dir, say=warn)
+    with Meter("comparing", report.steps(found), "steps") as meter:
+        path = report.write(
+            found,
+            args.out,
+            data_dir=args.data_dir,
+            say=meter.say,
+            advance=meter.advance,
+            keeper=Keeper(anew=args.remeasure),
+        )
     print(f"wrote {path}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jaxcnn import report
 from jaxcnn.commands import outfiles, training
-from jaxcnn.commands.console import warn
+from jaxcnn.data.meter import Meter
 from jaxcnn.evaluate import run as runs
 from jaxcnn.run import observers
 from jaxcnn.run.files import RunFiles
@@ -62,10 +62,12 @@ def run(args: argparse.Namespace) -> int | None:
             first = [job.path for job in jobs if job.config.seed == 0]
             trained = [path for path in first if RunFiles(path).summary() is not None]
             if trained:
-                report.write(
-                    runs.named(trained), out, data_dir=args.data_dir, say=warn,
-                    depths=recipes.BUDGETS[args.budget].depths,
-                )  # fmt: skip
+                named, depths = runs.named(trained), recipes.BUDGETS[args.budget].depths
+                with Meter("comparing", report.steps(named, depths), "steps") as meter:
+                    report.write(
+                        named, out, data_dir=args.data_dir, depths=depths,
+                        say=meter.say, advance=meter.advance,
+                    )  # fmt: skip
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; the same command continues") from None
     print(f"\n{study.text(results)}\neverything is in {out}: report.html, {', '.join(study.FILES)}")

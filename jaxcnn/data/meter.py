@@ -55,6 +55,10 @@ class Meter:
             self._shown = now
             self._show(now)
 
+    def say(self, text: str) -> None:
+        """Writes a line of its own, above that of the progress."""
+        print(f"\r{text}\x1b[K" if self._terminal else text, file=sys.stderr, flush=True)
+
     def _show(self, now: float) -> None:
         line = progress_line(
             self._task, self._done, self._total, self._unit, self._scale,

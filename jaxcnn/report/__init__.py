@@ -3,17 +3,24 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxcnn import plots
 from jaxcnn.evaluate.run import Run
 from jaxcnn.report import claims, facts, measure, page, samples
 from jaxcnn.run.folder import write_atomically
+from jaxcnn.runtime.kept import Keeper
 
-__all__ = ["FILES", "write"]
+__all__ = ["FILES", "steps", "write"]
 
 _PICTURES = ("curves.png", "accuracy_against_cost.png", "gradients.png")
 FILES = ("report.html", "report.json", *_PICTURES)
 """What `write` writes."""
+
+
+def steps(runs: Mapping[str, Run], depths: Sequence[int] = measure.DEPTHS) -> int:
+    """Returns how often `write` calls `advance`."""
+    return measure.steps(runs, depths) + 1
 
 
 def write(
@@ -23,6 +30,8 @@ def write(
     data_dir: str = "",
     depths: Sequence[int] = measure.DEPTHS,
     say: Callable[[str], None] = lambda _: None,
+    advance: Callable[[], None] = lambda: None,
+    keeper: Keeper | None = None,
 ) -> Path:
     """Compares runs and returns the path of report.html, in `out` with its figures and numbers.
 
@@ -32,20 +41,21 @@ def write(
         data_dir: A TFDS directory; empty for each run's own.
         depths: Layers of the untrained networks whose gradients are compared, a minute or more for
             deep ones.
-        say: Told of the progress, since measuring takes minutes.
+        say: Gets a warning of a damaged checkpoint, and a line on what was not measured anew.
+        advance: Called `steps` times, since measuring takes minutes.
+        keeper: Takes the measurements; without one, all are taken anew unless they are kept in the
+            user's cache.
 
     Raises:
         UserError: If a run has no epoch or no checkpoint yet, or its data cannot be had.
     """
+    keeper = keeper or Keeper()
     found = {name: facts.of_run(run) for name, run in runs.items()}
-    say("counting operations")
     counted = measure.counts(runs)
-    say("timing convolutions")
-    timed = measure.separable_times()
-    say("measuring gradients")
-    gradients = measure.gradients(runs, data_dir, say, depths)
-    say("predicting")
+    timed = measure.separable_times(keeper, advance)
+    gradients = measure.gradients(runs, data_dir, say, keeper, advance, depths)
     shown = samples.of_runs(runs, data_dir, say)
+    advance()
     checked = claims.all_claims(found, counted, timed, gradients)
 
     out = Path(out)
@@ -56,8 +66,33 @@ def write(
         "separable": timed,
         "gradients": gradients,
         "claims": [claim._asdict() for claim in checked],
+        "measured_earlier": keeper.found,
     }
     write_atomically(out / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    _draw(found, gradients, out)
+    path = out / "report.html"
+    earlier = earlier_words(keeper.found)
+    write_atomically(path, page.render(found, counted, gradients, checked, shown, earlier))
+    if earlier:
+        say(earlier)
+    return path
+
+
+def earlier_words(found: Mapping[str, Sequence[str]]) -> str:
+    """Returns a sentence on measurements that are kept ones, with their dates; "" if none is."""
+    if not found:
+        return ""
+    parts = []
+    for kind, times in found.items():
+        days = sorted({time.partition("T")[0] for time in times})
+        parts.append(f"{kind} ({days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'})")
+    return f"Measured earlier on this machine with the same program, and kept: {', '.join(parts)}."
+
+
+def _draw(
+    found: Mapping[str, dict[str, Any]], gradients: Sequence[Mapping[str, Any]], out: Path
+) -> None:
+    """Draws the pictures into the folder `out`."""
     records = {name: fact["records"] for name, fact in found.items()}
     plots.save(plots.compared(records), out / "curves.png")
     costs = {
@@ -76,6 +111,3 @@ def write(
         ),
         out / "gradients.png",
     )
-    path = out / "report.html"
-    write_atomically(path, page.render(found, counted, gradients, checked, shown))
-    return path

@@ -1,10 +1,12 @@
 """What the claims need beyond the runs' own records: counts, times and gradient norms."""
 
+import hashlib
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from jaxcnn.evaluate.run import Run
 from jaxcnn.models import summary
 from jaxcnn.models.densenet import DenseNet
 from jaxcnn.runtime.compilation import compiler_options, init_compiler_options
+from jaxcnn.runtime.kept import Keeper
 from jaxcnn.train import metrics
 
 STAGES = {"init": "at initialisation", "trained": "after training"}
@@ -26,6 +29,9 @@ DEPTHS = (20, 56)
 _BATCH = 64
 _SEEDS = 3
 _IMAGE = (32, 32, 3)
+
+# uint8 [B, H, W, C] and int32 [B]
+Batch = tuple[np.ndarray, np.ndarray]
 
 
 def counts(runs: Mapping[str, Run]) -> dict[str, Any]:
@@ -100,56 +106,68 @@ def _connections(model: nn.Module, shape: tuple[int, int, int]) -> list[dict[str
     return found
 
 
-def separable_times(batch: int = 128, repeats: int = 7) -> list[dict[str, Any]]:
+def separable_times(
+    keeper: Keeper, advance: Callable[[], None], batch: int = 128, repeats: int = 7
+) -> list[dict[str, Any]]:
     """Returns the seconds of each MobileNet block's convolutions, forward, and of a standard one.
 
     Both are compiled alike, fed with the same images and run in turns; medians of `repeats`.
+
+    Args:
+        keeper: Takes the measurement of a block, or has it.
+        advance: Called after each block.
+        batch: Number of images.
+        repeats: How often each program is timed.
     """
     found = []
     for block in _mobilenet_blocks():
         facts = _separable(block)
-        height, width, channels = facts["inputs"]
-        features, strides = facts["output"][-1], facts["strides"]
-        keys = jax.random.split(jax.random.key(0), 4)
-        images = jax.random.normal(keys[0], (batch, height, width, channels))
-        depthwise = jax.random.normal(keys[1], (3, 3, 1, channels))
-        pointwise = jax.random.normal(keys[2], (1, 1, channels, features))
-        standard = jax.random.normal(keys[3], (3, 3, channels, features))
-
-        def separable(
-            x: jax.Array, d: jax.Array, p: jax.Array, strides: int = strides
-        ) -> jax.Array:
-            return _conv(_conv(x, d, strides, groups=x.shape[-1]), p, 1)
-
-        def whole(x: jax.Array, k: jax.Array, strides: int = strides) -> jax.Array:
-            return _conv(x, k, strides)
-
-        programs = {
-            "separable": (
-                jax.jit(separable, compiler_options=compiler_options()),
-                (images, depthwise, pointwise),
-            ),
-            "standard": (jax.jit(whole, compiler_options=compiler_options()), (images, standard)),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in programs}
-        with ops.uncached():  # as in training
-            # In turns, so that what slows the machine for a while slows both.
-            for turn in range(repeats + 1):
-                for name, (program, inputs) in programs.items():
-                    began = time.perf_counter()
-                    jax.block_until_ready(program(*inputs))
-                    if turn:  # the first turn compiles
-                        seconds[name].append(time.perf_counter() - began)
-        medians = {name: statistics.median(times) for name, times in seconds.items()}
-        found.append(
-            {
-                "block": facts["block"],
-                "formula": facts["formula"],
-                **medians,
-                "ratio": medians["separable"] / medians["standard"],
-            }
+        shape = {key: facts[key] for key in ("inputs", "output", "strides")}
+        medians = keeper.take(
+            "times of convolutions",
+            {**shape, "batch": batch, "repeats": repeats},
+            partial(_block_times, **shape, batch=batch, repeats=repeats),
         )
+        ratio = medians["separable"] / medians["standard"]
+        kept = {key: facts[key] for key in ("block", "formula")}
+        found.append({**kept, **medians, "ratio": ratio})
+        advance()
     return found
+
+
+def _block_times(
+    inputs: list[int], output: list[int], strides: int, batch: int, repeats: int
+) -> dict[str, float]:
+    """Returns the median seconds of a block's two convolutions and of a standard one."""
+    height, width, channels = inputs
+    features = output[-1]
+    keys = jax.random.split(jax.random.key(0), 4)
+    images = jax.random.normal(keys[0], (batch, height, width, channels))
+    depthwise = jax.random.normal(keys[1], (3, 3, 1, channels))
+    pointwise = jax.random.normal(keys[2], (1, 1, channels, features))
+    standard = jax.random.normal(keys[3], (3, 3, channels, features))
+
+    def separable(x: jax.Array, d: jax.Array, p: jax.Array) -> jax.Array:
+        return _conv(_conv(x, d, strides, groups=x.shape[-1]), p, 1)
+
+    def whole(x: jax.Array, k: jax.Array) -> jax.Array:
+        return _conv(x, k, strides)
+
+    options = compiler_options()
+    programs: dict[str, tuple[Any, tuple[jax.Array, ...]]] = {
+        "separable": (jax.jit(separable, compiler_options=options), (images, depthwise, pointwise)),
+        "standard": (jax.jit(whole, compiler_options=options), (images, standard)),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    with ops.uncached():  # as in training
+        # In turns, so that what slows the machine for a while slows both.
+        for turn in range(repeats + 1):
+            for name, (program, arguments) in programs.items():
+                began = time.perf_counter()
+                jax.block_until_ready(program(*arguments))
+                if turn:  # the first turn compiles
+                    seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def _conv(x: jax.Array, kernel: jax.Array, strides: int, groups: int = 1) -> jax.Array:
@@ -168,6 +186,8 @@ def gradients(
     runs: Mapping[str, Run],
     data_dir: str,
     say: Callable[[str], None],
+    keeper: Keeper,
+    advance: Callable[[], None],
     depths: Sequence[int] = DEPTHS,
 ) -> list[dict[str, Any]]:
     """Returns the gradient norm of every convolution, in order from the image.
@@ -175,34 +195,58 @@ def gradients(
     At initialisation: plain, residual and dense networks of `depths` layers, median of three seeds.
     After training: the plain, residual and dense runs. The loss is that of a training
     batch, without augmentation, norms in training mode.
+
+    Args:
+        runs: The runs by name.
+        data_dir: A TFDS directory; empty for each run's own.
+        say: Gets a warning of a damaged checkpoint.
+        keeper: Takes the norms of a network, or has them.
+        advance: Called after each network.
+        depths: Layers of the networks at initialisation.
     """
     first = next(iter(runs.values()))
     dataset = first.dataset(data_dir=data_dir)
+    drawn = [_batch(dataset, seed) for seed in range(_SEEDS)]
     found = []
     for name, family, depth, model in _untrained(len(first.class_names), depths):
-        say(f"gradients of {name} at initialisation")
-        program = _gradient_program(model, first.settings.pixel_stats, dataset)
-        init = jax.jit(
-            lambda key, model=model: model.init(
-                key, jnp.zeros((1, *first.image_shape)), train=False
-            ),
-            compiler_options=init_compiler_options(),
+        network = _Network(model, first.image_shape, first.settings.pixel_stats)
+        median = keeper.take(
+            "gradients at initialisation",
+            {**network.described(), "batches": [_bytes_digest(batch) for batch in drawn]},
+            partial(network.initial_norms, drawn),
         )
-        norms = [_norms(program, init(jax.random.key(s)), dataset, s) for s in range(_SEEDS)]
-        median = {key: statistics.median(n[key] for n in norms) for key in norms[0]}
         found.append(_line(name, family, depth, "init", model, first.image_shape, median))
-    for name, run in runs.items():
-        family = models.FAMILY[run.model_name]
-        if family not in ("resnet", "densenet"):
-            continue
-        say(f"gradients of {name} after training")
-        own = run.dataset(data_dir=data_dir)
-        program = _gradient_program(run.model, run.settings.pixel_stats, own)
-        norms_ = _norms(program, run.newest(say)[1], own, run.settings.seed)
-        family = "plain" if run.settings.model.plain else family
+        advance()
+    for name, run in trained(runs).items():
+        network = _Network(run.model, run.image_shape, run.settings.pixel_stats)
+        variables = run.newest(say)[1]
+        batch = _batch(run.dataset(data_dir=data_dir), run.settings.seed)
+        norms = keeper.take(
+            "gradients after training",
+            {**network.described(), "state": _bytes_digest((variables, batch))},
+            partial(_trained_norms, network, variables, batch),
+        )
+        family = "plain" if run.settings.model.plain else models.FAMILY[run.model_name]
         depth = sum(row.layers for row in summary.block_summaries(run.model, run.image_shape))
-        found.append(_line(name, family, depth, "trained", run.model, run.image_shape, norms_))
+        found.append(_line(name, family, depth, "trained", run.model, run.image_shape, norms))
+        advance()
     return found
+
+
+def _trained_norms(network: "_Network", variables: Any, batch: Batch) -> dict[str, float]:
+    """Returns the gradient norm of each kernel of a trained network, by its layer's path."""
+    return network.norms(network.program(), variables, batch)
+
+
+def trained(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """Returns the runs whose gradients are measured after training."""
+    families = ("resnet", "densenet")
+    return {name: run for name, run in runs.items() if models.FAMILY[run.model_name] in families}
+
+
+def steps(runs: Mapping[str, Run], depths: Sequence[int] = DEPTHS) -> int:
+    """Returns how often `separable_times` and `gradients` call `advance`."""
+    return len(_mobilenet_blocks()) + len(list(_untrained(2, depths))) + len(trained(runs))
 
 
 def _untrained(classes: int, depths: Sequence[int]) -> Iterator[tuple[str, str, int, nn.Module]]:
@@ -218,38 +262,80 @@ def _untrained(classes: int, depths: Sequence[int]) -> Iterator[tuple[str, str, 
         yield f"dense{depth}", "dense", depth, dense
 
 
-def _gradient_program(model: nn.Module, moments: augment.PixelStats, dataset: Dataset) -> Any:
-    """Returns the compiled function from (variables, images, labels) to norms by layer."""
+class _Network(NamedTuple):
+    """A network with what its gradients depend on besides parameters and a batch."""
 
-    def norms(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
-        def loss(params: Any) -> jax.Array:
-            logits, _ = model.apply(
-                {**variables, "params": params},
-                augment.normalize(images, moments),
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(0)},
-            )
-            return jnp.mean(metrics.cross_entropy(logits, labels))
+    model: nn.Module
+    image_shape: tuple[int, int, int]
+    pixel_stats: augment.PixelStats
 
-        grads = jax.grad(loss)(variables["params"])
-        return jax.tree.map(jnp.linalg.norm, jax.tree.map(jnp.ravel, grads))
+    def described(self) -> dict[str, Any]:
+        """Returns the network as JSON has it: its repr lists every field."""
+        moments = [list(map(float, values)) for values in self.pixel_stats]
+        return {
+            "model": repr(self.model),
+            "image_shape": list(self.image_shape),
+            "pixel_stats": moments,
+        }
 
-    # Each runs a few times: compiling is most of the cost.
-    return jax.jit(norms, compiler_options={**compiler_options(), **init_compiler_options()})
+    def program(self) -> Any:
+        """Returns the compiled function from (variables, images, labels) to norms by layer."""
+
+        def norms(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
+            def loss(params: Any) -> jax.Array:
+                logits, _ = self.model.apply(
+                    {**variables, "params": params},
+                    augment.normalize(images, self.pixel_stats),
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": jax.random.key(0)},
+                )
+                return jnp.mean(metrics.cross_entropy(logits, labels))
+
+            grads = jax.grad(loss)(variables["params"])
+            return jax.tree.map(jnp.linalg.norm, jax.tree.map(jnp.ravel, grads))
+
+        # Each runs a few times: compiling is most of the cost.
+        return jax.jit(norms, compiler_options={**compiler_options(), **init_compiler_options()})
+
+    def norms(self, program: Any, variables: Any, batch: Batch) -> dict[str, float]:
+        """Returns the gradient norm of each kernel by its layer's path."""
+        return {
+            "/".join(key.key for key in path[:-1]): float(norm)
+            for path, norm in jax.tree_util.tree_leaves_with_path(program(variables, *batch))
+            # Without scales and biases, whose gradients are sums over many more pixels.
+            if path[-1].key == "kernel"
+        }
+
+    def initial_norms(self, drawn: Sequence[Batch]) -> dict[str, float]:
+        """Returns the median over the seeds 0, 1, ..., each with a batch of its own."""
+        program = self.program()
+        init = jax.jit(
+            lambda key: self.model.init(key, jnp.zeros((1, *self.image_shape)), train=False),
+            compiler_options=init_compiler_options(),
+        )
+        norms = [
+            self.norms(program, init(jax.random.key(seed)), batch)
+            for seed, batch in enumerate(drawn)
+        ]
+        return {key: statistics.median(n[key] for n in norms) for key in norms[0]}
 
 
-def _norms(program: Any, variables: Any, dataset: Dataset, seed: int) -> dict[str, float]:
-    """Returns the gradient norm of each kernel by its layer's path, on a batch of the seed's."""
+def _batch(dataset: Dataset, seed: int) -> Batch:
+    """Returns the first training batch of a run with this seed, of at most `_BATCH` images."""
     size = min(_BATCH, len(dataset.train.labels))
     chosen = batches.shuffled_batches(seed, 0, len(dataset.train.labels), size)[0]
-    norms = program(variables, dataset.train.images[chosen], dataset.train.labels[chosen])
-    return {
-        "/".join(key.key for key in path[:-1]): float(norm)
-        for path, norm in jax.tree_util.tree_leaves_with_path(norms)
-        # Without scales and biases, whose gradients are sums over many more pixels.
-        if path[-1].key == "kernel"
-    }
+    return dataset.train.images[chosen], dataset.train.labels[chosen]
+
+
+def _bytes_digest(tree: Any) -> str:
+    """Returns the SHA-256 of the names, dtypes, shapes and bytes of all arrays of a tree."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
+        digest.update(head.encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def _line(

@@ -16,8 +16,12 @@ def render(
     gradients: Sequence[Mapping[str, Any]],
     claims: Sequence[Claim],
     samples: Mapping[str, Any],
+    earlier: str = "",
 ) -> str:
-    """Returns report.html; arguments as the other modules of this package give them."""
+    """Returns report.html; arguments as the other modules of this package give them.
+
+    `earlier` is a sentence on measurements that were not taken anew.
+    """
     found = list(runs.values())
     curves = [
         {
@@ -48,7 +52,7 @@ def render(
             _claims(claims),
             _GRADIENTS if gradients else "",
             _samples(samples),
-            _method(found, counts, samples),
+            _method(found, counts, earlier),
             _warnings(found),
         )
     )
@@ -242,9 +246,7 @@ def _samples(samples: Mapping[str, Any]) -> str:
     )
 
 
-def _method(
-    runs: Sequence[Mapping[str, Any]], counts: Mapping[str, Any], samples: Mapping[str, Any]
-) -> str:
+def _method(runs: Sequence[Mapping[str, Any]], counts: Mapping[str, Any], earlier: str) -> str:
     rows = [
         [
             name,
@@ -277,7 +279,7 @@ every epoch as long, with evaluation and saving: other programs on the machine c
 epoch down. One run each: differences of a point may be chance.</p>{where}
 <p>Multiply-adds are counted layer by layer as the papers do, products with padding included. XLA
 leaves those out and adds norms and activations, so its count is compared with ours without
-padding.</p>{table}</section>"""
+padding.</p>{table}{f"<p>{html.escape(earlier)}</p>" if earlier else ""}</section>"""
 
 
 def _warnings(runs: Sequence[Mapping[str, Any]]) -> str:
