@@ -45,6 +45,7 @@ WRITERS = {
     "sums": ("checks/sums.py", "XLA's CPU options that compute correctly"),
     "torture": ("checks/torture.py", "runs that were killed, and their ends"),
     "planted-faults": ("checks/planted_faults.py", "faults that the fast tests find"),
+    "wrong-commands": ("checks/wrong_commands.py", "how wrong commands end"),
     "structure": ("checks/structure.py", "how the package is built"),
     "same-numbers": ("checks/same_numbers.py", "two versions of the program, byte for byte"),
 }
