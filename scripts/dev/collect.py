@@ -211,12 +211,12 @@ def page(folder: Path) -> str:
         "[cpu-performance.md](cpu-performance.md).",
         trainings(trained("cifar10.json") + trained("cifar10-first-epochs.json")),
     ]
-    if (path := folder / "same-numbers.json").exists():
+    if compared := sorted(folder.glob("same-numbers*.json")):
         parts += [
             "## The same numbers as before",
             "Checkpoints and metrics of two versions of the program, and of runs that the first "
             "began and the second ended (`python scripts/checks/same_numbers.py run`):",
-            outfiles.read(path, same_numbers),
+            *(outfiles.read(path, same_numbers) for path in compared),
         ]
     parts += [
         "## Right sums",
