@@ -26,8 +26,8 @@ def test_flops_are_the_published_ones(name, flops):
 def test_lenet_by_hand():
     rows = {row.name: row for row in summary.block_summaries(models.create("lenet"), IMAGE)}
     assert list(rows) == ["conv1", "conv2", "dense1", "dense2", "classifier"]
-    assert rows["conv1"] == ("conv1", 1, (28, 28, 6), 5 * 5 * 3 * 6 + 6, 28 * 28 * 5 * 5 * 3 * 6)
-    assert rows["dense1"] == ("dense1", 1, (120,), 400 * 120 + 120, 400 * 120)
+    assert rows["conv1"] == ("conv1", 1, 0, (28, 28, 6), 5 * 5 * 3 * 6 + 6, 28 * 28 * 5 * 5 * 3 * 6)
+    assert rows["dense1"] == ("dense1", 1, 0, (120,), 400 * 120 + 120, 400 * 120)
 
 
 def test_depthwise_convolutions_count_one_input_channel_each():

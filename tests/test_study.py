@@ -117,6 +117,7 @@ def fitted(monkeypatch):
     monkeypatch.setattr(fit, "to_json", dict, raising=False)
     monkeypatch.setattr(verb.training, "prepare", lambda configs: None)
     monkeypatch.setattr(verb.report, "write", fake_report)
+    monkeypatch.setattr(verb.report, "steps", lambda *_: 1)
     monkeypatch.setattr(verb.runs, "named", lambda paths: [path.name for path in paths])
     return done
 

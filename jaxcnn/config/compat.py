@@ -74,7 +74,8 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("its keys are no configuration's") from error
     present = {key for key, _ in leaves(upgraded)}
     for key, value in ADDED.items():
-        if key not in present:
+        # A section that is no object is a fault that others name; nothing can be added to it.
+        if key not in present and isinstance(upgraded.get(key.partition(".")[0], {}), dict):
             _put(upgraded, key, value)
     return upgraded
 

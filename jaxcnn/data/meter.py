@@ -43,6 +43,8 @@ class Meter:
         trace: TracebackType | None,
     ) -> None:
         """Writes the last line, so that an error message does not continue it."""
+        if error is not None and self._done == self._start:
+            return  # nothing was done, such as for a mistake that is found at once
         self._show(time.monotonic())
         if self._terminal:
             print(file=sys.stderr)
