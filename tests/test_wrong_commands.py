@@ -40,9 +40,9 @@ def test_every_verb_flag_and_key_is_found(wrong_trials):
 
 
 def test_the_same_seed_gives_the_same_trials_of_all_kinds(wrong_trials):
-    drawn = wrong_trials.draw(3, 150)
-    assert drawn == wrong_trials.draw(3, 150) != wrong_trials.draw(4, 150)
-    assert len({repr(trial) for trial in drawn}) == 150
+    drawn = wrong_trials.draw(3, 500)
+    assert drawn == wrong_trials.draw(3, 500) and drawn[:50] != wrong_trials.draw(4, 50)
+    assert len({repr(trial) for trial in drawn}) == 500
     assert {trial.verb for trial in drawn} == set(cli.VERBS)
     assert {d.kind for trial in drawn for d in trial.damages} >= {"cut", "flip", "replace"}
     for trial in drawn:  # nothing outside of the trial's folder
@@ -145,5 +145,5 @@ def test_a_few_dozen_wrong_commands_end_well(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(out.read_text())
     assert result["trials"] == sum(result["exit_codes"].values()) > 24
-    assert result["faults"] == [] and set(result["verbs"]) == set(verbs)
+    assert result["faults"] == [] and set(result["verbs"]) <= set(verbs)
     assert (result["seed"], result["count"]) == (20, 100)

@@ -39,6 +39,7 @@ _TINY = [
     "--dataset.eval_split=test[:40]",
     "--notrain.plots",
 ]
+_SET = ["--set=" + word[2:] for word in _TINY if "=" in word]
 # Commands that are right, by verb; a verb without an entry gets its arguments alone.
 _BASES = {
     "train": [
@@ -55,6 +56,9 @@ _BASES = {
         ["--data_dir=data"],
     ],
     "compare": [["run", "other", "--out=report"]],
+    "study": [["--status"], ["--status", "--out=studied"]],
+    "sweep": [["lenet:digits", "--set=optim.peak_lr=0.1,0.2", *_SET, "--out=swept"]],
+    "lr_find": [["lenet:digits", "--steps=20", *_SET, "--out=found"]],
     "plot": [["run", "--out=drawn"], ["run", "other", "--out=both.png"]],
     "layers": [["lenet:digits"], ["own.py"], ["run"], ["run/config.json"]],
 }
@@ -165,7 +169,7 @@ _OUTPUTS = ("utf-8",) * 12 + ("ascii", "latin-1", "full", "closed")
 def _trial(draw: Any, surfaces: dict[str, Surface]) -> Trial:
     """Draws a right command and makes one to three things wrong."""
     verb = draw(st.sampled_from([v for v in surfaces for _ in range(_ROUNDS.get(v, 2))]))
-    has = surfaces[verb]
+    has, keys = surfaces[verb], [key for key, _ in schema.walk()]
     usual = [[word for name in has.positionals for word in _RIGHT.get(name, ["run"])]]
     arguments = [word.encode() for word in draw(st.sampled_from(_BASES.get(verb, usual)))]
     damages: list[Damage] = []
@@ -181,6 +185,8 @@ def _trial(draw: Any, surfaces: dict[str, Surface]) -> Trial:
         elif kind == "option" and has.options:
             option = draw(st.sampled_from(has.options)).encode()
             value = draw(_WORD)
+            if option == b"--set" and draw(st.booleans()):
+                value = draw(st.sampled_from(keys)).encode() + b"=" + value
             joined = draw(st.booleans())
             arguments[where:where] = [option + b"=" + value] if joined else [option, value]
         elif kind == "switch" and has.switches:
