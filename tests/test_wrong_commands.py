@@ -136,7 +136,7 @@ def test_bad_ends_are_noticed_and_good_ones_let_pass(tmp_path):
 def test_a_few_dozen_wrong_commands_end_well(tmp_path):
     """Those that a training or a prepared data set is not needed for."""
     out = tmp_path / "out.json"
-    command = [sys.executable, str(CHECKS / "wrong_commands.py"), "--cheap", "--count", "100"]
+    command = [sys.executable, str(CHECKS / "wrong_commands.py"), "--cheap", "--count", "200"]
     verbs = ["launch", "layers", "plot", "prepare"]
     done = subprocess.run(
         [*command, "--verbs", *verbs, "--out", str(out)],
@@ -146,4 +146,4 @@ def test_a_few_dozen_wrong_commands_end_well(tmp_path):
     result = json.loads(out.read_text())
     assert result["trials"] == sum(result["exit_codes"].values()) > 24
     assert result["faults"] == [] and set(result["verbs"]) <= set(verbs)
-    assert (result["seed"], result["count"]) == (20, 100)
+    assert (result["seed"], result["count"]) == (20, 200)
