@@ -71,27 +71,30 @@ def _settings(name):
     config = schema.default_config()
     config.dataset.name, config.model.name = "noise", name
     config.augment.crop_padding, config.augment.flip = 0, False
-    config.train.batch_size, config.train.epochs = 16, 1
+    config.train.batch_size, config.train.epochs = 128, 1
     config.optim.schedule, config.optim.warmup_epochs = "constant", 0.0
-    config.optim.peak_lr = 0.01  # a larger one multiplies rounding errors from step to step
+    # The last norms have one value of each image. Where these differ little, as with few images or
+    # with noise, they multiply rounding errors a hundredfold a step: PyTorch's own two memory
+    # formats then differ as much. So: many images, unlike each other, and few steps.
+    config.optim.peak_lr = 0.01
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
-    split = Split(images, rng.integers(0, 10, 64).astype(np.int32))
+    images = rng.integers(0, 256, (256, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    split = Split(images, rng.integers(0, 10, 256).astype(np.int32))
     dataset = Dataset(split, split, tuple("abcdefghij"), "noise")
     return Settings.resolve(config, dataset), dataset
 
 
 @pytest.mark.parametrize("name", ["lenet", "mobilenet"])
 def test_steps_of_both_loops_are_the_same(name, monkeypatch):
-    """From the same values on the same batches in the same order: four steps, then evaluation."""
+    """From the same values on the same batches in the same order: two steps, then evaluation."""
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import torch_loop
 
     settings, dataset = _settings(name)
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(torch_loop.TORCH_SEEDS))
+    order = torch.randperm(256, generator=torch.Generator().manual_seed(torch_loop.TORCH_SEEDS))
     found = torch_loop.train(settings, dataset, seed=0)
-    optimizer = optim.create_optimizer(settings.optim, epochs=1, steps_per_epoch=4)
+    optimizer = optim.create_optimizer(settings.optim, epochs=1, steps_per_epoch=2)
     model = settings.create_model()
     state = create_train_state(
         jax.random.key(torch_loop.TORCH_SEEDS),
@@ -104,7 +107,7 @@ def test_steps_of_both_loops_are_the_same(name, monkeypatch):
             optimizer=optimizer, augment=lambda key, images: images,
         )
     )  # fmt: skip
-    for rows in order.numpy().reshape(4, 16):
+    for rows in order.numpy().reshape(2, 128):
         state = step(state, dataset.train.images[rows], dataset.train.labels[rows])
     ours = float(state.sums["loss"] / state.sums["count"])
     assert found["train_loss"] == pytest.approx(ours, rel=1e-3)
