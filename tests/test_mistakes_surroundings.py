@@ -316,6 +316,7 @@ LIMITS = {
             "crop_padding=33 is larger",
         ],
     ),
+    "a warm-up of no average": (["--train.ema_warmup"], ["set train.ema_decay too"]),
     "micro-batches": (["--train.grad_accum_steps=3"], ["64 does not divide among 1 devices x 3"]),
 }
 

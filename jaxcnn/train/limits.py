@@ -40,6 +40,8 @@ def _faults(settings: Settings, mesh: Mesh) -> Iterator[str]:
             f"train.epochs={train.epochs} of {settings.steps_per_epoch} steps are more steps than "
             f"a run can count: at most {most}"
         )
+    if train.ema_warmup and not train.ema_decay:
+        yield "train.ema_warmup=True warms up no average: set train.ema_decay too, such as 0.999"
     most = max(facts.eval_examples, _MOST_BEYOND_SPLIT)
     if train.eval_batch_size > most:
         yield (
