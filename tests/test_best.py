@@ -51,11 +51,19 @@ def test_a_run_ends_when_its_last_epochs_were_no_better_than_one_before(accuraci
         ("train", True),
         ("test", False),
         ("train+test", False),
+        ("train[:90%]", True),
+        ("train[:10]+validation[5:]", True),
+        ("validation", True),
         ("train[:10] + test[:10]", False),
+        ("train+test[:10]", False),
+        ("test[:5]", False),
+        ("train[:10] + test", False),
         ("training", False),
+        ("testing", False),
+        ("all", False),
     ],
 )
-def test_only_parts_of_the_training_data_are_held_out(split, held_out):
+def test_a_split_with_test_images_is_none_to_choose_by(split, held_out):
     assert best.is_held_out(split) == held_out
 
 

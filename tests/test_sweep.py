@@ -15,7 +15,7 @@ from jaxcnn.models import lenet
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.observers import Observer
 from jaxcnn.runtime.signals import Interrupted
-from jaxcnn.study import holdout, sweep, tables
+from jaxcnn.study import sweep, tables
 from jaxcnn.study.trainings import Trainings
 from jaxcnn.train import fit
 
@@ -94,16 +94,6 @@ def test_parts_of_the_training_split_that_are_named_stay(tmp_path, monkeypatch, 
     assert {(s.train_split, s.eval_split) for s in sections} == {
         ("train[:128]", "train[1000:1100]")
     }
-
-
-@pytest.mark.parametrize(
-    ("split", "allowed"),
-    [("train", True), ("train[:90%]", True), ("train[:10]+validation[5:]", True),
-     ("validation", True), ("test", False), ("train+test[:10]", False), ("test[:5]", False),
-     ("train[:10] + test", False), ("testing", False), ("all", False)],
-)  # fmt: skip
-def test_a_split_with_test_images_is_recognized(split, allowed):
-    assert holdout.is_allowed(split) == allowed
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Whether this machine computes correctly, with these versions: the rooms of `jaxcnn doctor`."""
+"""Whether this machine computes correctly, with these versions: the parts of `jaxcnn doctor`."""

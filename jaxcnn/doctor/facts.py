@@ -1,6 +1,5 @@
 """What there is to compute with, in lines: versions, devices, memory, disk, caches, data."""
 
-import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -41,7 +40,8 @@ def lines(data_dir: str) -> Iterator[str]:
         for kind in dict.fromkeys(device.device_kind for device in devices)
     )
     yield f"devices: {kinds} ({devices[0].platform})"
-    yield f"processor: {environment.machine()}, of which this process may use {_cores()}"
+    usable = environment.usable_cores()
+    yield f"processor: {environment.machine()}, of which this process may use {usable}"
     limit = memory.limit()
     known = "unknown" if limit is None else memory.gigabytes(limit)
     yield f"memory of a device: {known}"
@@ -83,10 +83,6 @@ def algorithms(settings: Settings, devices: int) -> Iterator[str]:
         if use.plan:
             how = f"{use.plan.forward}; gradients {use.plan.input_grad}, {use.plan.kernel_grad}"
         yield f"{count} x {use.kind}: {how}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cache() -> str:

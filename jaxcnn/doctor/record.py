@@ -4,7 +4,6 @@ A small JSON file in the user's cache, with an entry for each machine, set of ve
 that was looked at. Another version is another entry: what was mended there is not refused.
 """
 
-import functools
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ import jaxcnn
 from jaxcnn.errors import UserError
 from jaxcnn.run.folder import write_atomically
 from jaxcnn.runtime import compilation_cache, environment
+from jaxcnn.runtime.kept import source_digest
 
 _logger = logging.getLogger(__name__)
 
@@ -41,17 +41,8 @@ def subject() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in _PACKAGES},
         "jaxcnn": jaxcnn.__version__,
-        "source": _source(),
+        "source": source_digest(),
     }
-
-
-@functools.cache
-def _source() -> str:
-    """Returns the start of a SHA-256 over the package's files: a changed program is another one."""
-    folder, digest = Path(jaxcnn.__file__).parent, hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def remember(findings: dict[str, str | None]) -> None:

@@ -5,15 +5,16 @@ from typing import Any
 
 
 def is_held_out(split: str) -> bool:
-    """Whether an evaluation split is a part of the training data, so that one may choose by it.
+    """Whether a split names examples of training and validation splits alone, to choose by.
 
-    Choosing an epoch by the test split would be training on it: its accuracy would no longer say
-    what the network does on images that had no part in its making.
+    Choosing an epoch, or a value, by the test split would be training on it: its accuracy would no
+    longer say what the network does on images that had no part in its making.
 
     Args:
         split: A TFDS split string, such as `train[45000:]` or `train[:10%]+train[90%:]`.
     """
-    return all(part.partition("[")[0].strip() == "train" for part in split.split("+"))
+    names = {part.partition("[")[0].strip() for part in split.split("+")}
+    return names <= {"train", "validation"}
 
 
 def best_record(records: Iterable[dict[str, Any]]) -> dict[str, Any] | None:

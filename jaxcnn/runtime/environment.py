@@ -64,6 +64,11 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {cpu_name()}"
 
 
+def usable_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_name() -> str:
     """Returns the processor's name, or architecture, and its widest vectors if known."""
     try:

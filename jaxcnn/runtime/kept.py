@@ -65,7 +65,6 @@ class Keeper:
 def _surroundings() -> dict[str, Any]:
     """Returns the machine and the program, as far as a measurement depends on them."""
     described = {k: v for k, v in environment.describe().items() if k not in _NO_MATTER}
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     variables = {
         name: value
         for name, value in sorted(os.environ.items())
@@ -74,7 +73,7 @@ def _surroundings() -> dict[str, Any]:
     return {
         "source": source_digest(),
         "environment": described,
-        "usable_cores": usable,
+        "usable_cores": environment.usable_cores(),
         "variables": variables,
     }
 

@@ -4,21 +4,13 @@ A value that is chosen by the test split is fitted to it, and what the test spli
 final runs is too good.
 """
 
-import re
-
 from ml_collections import config_dict
 
 from jaxcnn.errors import UserError
+from jaxcnn.run.best import is_held_out
 
 TRAIN, HELD_OUT = "train[:90%]", "train[90%:]"
 """The default division of the training split; of CIFAR-10 train[:45000] and train[45000:]."""
-
-_ALLOWED = ("train", "validation")
-
-
-def is_allowed(split: str) -> bool:
-    """Whether a TFDS split string names examples of training and validation splits alone."""
-    return all(re.split(r"\[", piece)[0].strip() in _ALLOWED for piece in split.split("+"))
 
 
 def hold_out(config: config_dict.ConfigDict, chosen: bool) -> None:
@@ -35,7 +27,7 @@ def hold_out(config: config_dict.ConfigDict, chosen: bool) -> None:
         UserError: If the test split would be seen all the same.
     """
     section = config.dataset
-    if not chosen and section.train_split == "train" and not is_allowed(section.eval_split):
+    if not chosen and section.train_split == "train" and not is_held_out(section.eval_split):
         section.train_split, section.eval_split = TRAIN, HELD_OUT
     for key in ("train_split", "eval_split"):
         check(f"dataset.{key}", section[key])
@@ -43,7 +35,7 @@ def hold_out(config: config_dict.ConfigDict, chosen: bool) -> None:
 
 def check(key: str, split: str) -> None:
     """Raises UserError if a split that something is chosen by has test images."""
-    if not is_allowed(split):
+    if not is_held_out(split):
         raise UserError(
             f"{key}={split!r} is refused: what is chosen by the test split is fitted to it; leave "
             f"both splits out for {TRAIN!r} and {HELD_OUT!r}, or name parts of train or "

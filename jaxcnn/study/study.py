@@ -9,7 +9,7 @@ from jaxcnn.run.files import RunFiles
 from jaxcnn.run.folder import write_atomically
 from jaxcnn.run.observers import Observer, ObserverList
 from jaxcnn.study import progress, recipes, tables
-from jaxcnn.study.trainings import Job, Outcome, Trainings
+from jaxcnn.study.trainings import Job, Outcome, Trainings, reached
 
 FILES = ("study.json", "study.md")
 """What the study writes beside its run folders, before the report."""
@@ -92,27 +92,16 @@ def _results(budget: str, outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-_SCORES = ("epoch", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "total_seconds")
-
-
 def _of_network(budget: str, network: str, outcomes: list[Outcome]) -> dict[str, Any]:
-    done = [(outcome.job, outcome.summary) for outcome in outcomes if outcome.summary is not None]
-    runs = [
-        {"seed": job.config.seed, "run": job.name, **{key: summary[key] for key in _SCORES}}
-        for job, summary in done
-    ]
-    failures = [
-        {"seed": outcome.job.config.seed, "run": outcome.job.name, "reason": outcome.failure}
-        for outcome in outcomes
-        if outcome.failure
-    ]
+    summary = next((outcome.summary for outcome in outcomes if outcome.summary is not None), None)
+    runs, failures = reached(outcomes)
     scores = ("eval_accuracy", "eval_loss", "train_loss", "total_seconds")
     pace = progress.paces(progress.states(outcome.job for outcome in outcomes))
     return {
         "network": network,
         "recipe": recipes.recipe(budget, network),
-        "parameters": done[0][1]["parameters"] if done else None,
-        "flops": done[0][1]["flops"] if done else None,
+        "parameters": summary["parameters"] if summary else None,
+        "flops": summary["flops"] if summary else None,
         "seconds_per_epoch": pace.get(network),
         **{key: tables.spread([run[key] for run in runs]) for key in scores},
         "runs": runs,

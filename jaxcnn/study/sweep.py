@@ -13,7 +13,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.run.folder import write_atomically
 from jaxcnn.run.observers import Observer
 from jaxcnn.study import holdout, tables
-from jaxcnn.study.trainings import Job, Outcome, Trainings, claimed
+from jaxcnn.study.trainings import Job, Outcome, Trainings, claimed, reached
 
 FILES = ("sweep.json", "sweep.md")
 """What a sweep writes beside its run folders."""
@@ -135,31 +135,11 @@ class Sweep:
         }
 
     def _of_point(self, point: Point) -> dict[str, Any]:
-        found = {
-            seed: self._outcomes[job.path]
-            for seed, job in point.jobs.items()
-            if job.path in self._outcomes
-        }
-        runs = [
-            {
-                "seed": seed,
-                "run": outcome.job.name,
-                **{key: outcome.summary[key] for key in _SCORES},
-            }
-            for seed, outcome in found.items()
-            if outcome.summary is not None
-        ]
-        failures = [
-            {"seed": seed, "run": outcome.job.name, "reason": outcome.failure}
-            for seed, outcome in found.items()
-            if outcome.failure
-        ]
+        paths = (job.path for job in point.jobs.values())
+        runs, failures = reached(self._outcomes[path] for path in paths if path in self._outcomes)
         scores = ("eval_accuracy", "eval_loss", "train_loss")
         spreads = {key: tables.spread([run[key] for run in runs]) for key in scores}
         return {"values": point.values, **spreads, "runs": runs, "failures": failures}
-
-
-_SCORES = ("epoch", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "total_seconds")
 
 
 def _rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -5,7 +5,7 @@ folder of its own, so that the same list, trained again, continues where it stop
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,21 @@ class Outcome(NamedTuple):
     job: Job
     summary: dict[str, Any] | None
     failure: str
+
+
+_SCORES = ("epoch", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "total_seconds")
+
+
+def reached(outcomes: Iterable[Outcome]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns what trainings reached, and why others failed, in JSON's kinds of values."""
+    runs, failures = [], []
+    for job, summary, failure in outcomes:
+        which = {"seed": job.config.seed, "run": job.name}
+        if summary is None:
+            failures.append({**which, "reason": failure})
+        else:
+            runs.append({**which, **{key: summary[key] for key in _SCORES}})
+    return runs, failures
 
 
 class Trainings:

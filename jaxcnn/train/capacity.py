@@ -1,7 +1,5 @@
 """Whether a training step fits into the memory of a device, and what helps where it does not."""
 
-from collections.abc import Callable
-
 import jax
 from jax.sharding import Mesh
 
@@ -13,9 +11,7 @@ from jaxcnn.runtime import memory
 from jaxcnn.runtime.memory import gigabytes
 from jaxcnn.train.optim import create_optimizer
 from jaxcnn.train.programs import Programs
-
-Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
-"""The learning rate as a function of the step, int32 [] from 0 on."""
+from jaxcnn.train.schedules import Schedule
 
 
 def compile_programs(

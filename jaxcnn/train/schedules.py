@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
+"""The learning rate as a function of the step, int32 [] from 0 on."""
 
 
 class Course(NamedTuple):
