@@ -10,7 +10,7 @@ from typing import Any
 from jaxcnn.config.settings import Settings
 from jaxcnn.models.summary import BlockSummary
 
-# Epoch 1's evaluation loss over its training loss from which a reader wonders.
+# Ratio of evaluation to training loss after epoch 1, above which the running statistics are named.
 _STRIKING = 2.0
 
 

@@ -19,7 +19,7 @@ class Budget(NamedTuple):
         dataset: Name of the data set.
         epochs: Of every training.
         seeds: Trainings of each network, with seeds from 0 on.
-        words: How long that takes, and where.
+        description: How long that takes, and where.
         values: Of all networks, by dotted key.
         depths: Layers of the untrained networks whose gradients the report compares.
     """
@@ -27,7 +27,7 @@ class Budget(NamedTuple):
     dataset: str
     epochs: int
     seeds: int
-    words: str
+    description: str
     values: dict[str, Any]
     depths: tuple[int, ...] = (20, 56)
 
@@ -50,7 +50,7 @@ BUDGETS = {
         "digits",
         epochs=2,
         seeds=1,
-        words="under five minutes of two CPU cores, on data that is part of the installation",
+        description="under five minutes of two CPU cores, on data that is part of the installation",
         values={"optim.warmup_epochs": 0.5, "train.batch_size": 32, "train.plots": False},
         depths=(20,),
     ),
@@ -58,19 +58,19 @@ BUDGETS = {
         "cifar10",
         epochs=3,
         seeds=1,
-        words="an hour of two CPU cores",
+        description="about an hour of two CPU cores, estimated",
         values={**_SHORT, "optim.warmup_epochs": 0.6, "train.label_smoothing": 0.0},
     ),
     "night": Budget(
         "cifar10",
         epochs=12,
         seeds=3,
-        words="ten hours of two CPU cores",
+        description="about ten hours of two CPU cores, estimated",
         values={**_SHORT, "optim.warmup_epochs": 2.4},
     ),
     # DenseNet's length (Huang et al. 2017, arXiv:1608.06993, sec. 4.2), the longest of the four.
     "full": Budget(
-        "cifar10", epochs=300, seeds=3, words="the published lengths, for a GPU", values=_LONG
+        "cifar10", epochs=300, seeds=3, description="the published lengths, for a GPU", values=_LONG
     ),
 }
 
