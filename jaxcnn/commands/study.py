@@ -23,7 +23,8 @@ from jaxcnn.study import progress, recipes, study
 from jaxcnn.study.trainings import claimed
 
 _BUDGETS = "budgets:\n" + "\n".join(
-    f"  {name:8} {budget.dataset}, {budget.epochs} epochs, seeds: {budget.seeds}; {budget.description}"
+    f"  {name:8} {budget.dataset}, {budget.epochs} epochs, seeds: {budget.seeds}; "
+    f"{budget.description}"
     for name, budget in recipes.BUDGETS.items()
 )
 __doc__ = (__doc__ or "").format(budgets=_BUDGETS)
