@@ -1,5 +1,7 @@
 """Why the training and evaluation losses of a run differ: said where it applies, not elsewhere."""
 
+import dataclasses
+
 import pytest
 from conftest import small_settings
 
@@ -30,3 +32,13 @@ def test_each_reason_is_given_where_it_applies(smoothing, rows, first, expected,
     assert "\n" not in text and bool(text) == bool(expected)
     for reason in (SMOOTHING, STATISTICS):
         assert (reason in text) == (reason in expected)
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_images_that_are_mixed_are_a_reason(name, dataset):
+    settings = small_settings(dataset, label_smoothing=0.0)
+    records = [{"train_loss": 2.0, "eval_loss": 2.0}]
+    assert losses.difference(settings, PLAIN, records) == ""
+    mixed = dataclasses.replace(settings.augment, **{name: 1.0})
+    settings = dataclasses.replace(settings, augment=mixed)
+    assert "images are mixed in training alone" in losses.difference(settings, PLAIN, records)

@@ -31,6 +31,8 @@ def difference(
     reasons = []
     if smoothing := settings.train.label_smoothing:
         reasons.append(f"label smoothing ({smoothing:g}) counts in the training loss alone")
+    if settings.augment.mixup or settings.augment.cutmix:
+        reasons.append("images are mixed in training alone")
     first = records[0]
     is_striking = first["eval_loss"] > _STRIKING * first["train_loss"]
     if is_striking and any(row.norms for row in rows):
