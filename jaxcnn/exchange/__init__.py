@@ -1,0 +1,1 @@
+"""Runs and networks in the formats of other programs."""
