@@ -16,7 +16,7 @@ from conftest import small_settings
 
 from jaxcnn import models, ops
 from jaxcnn.commands import doctor as verb
-from jaxcnn.doctor import record, step, sums
+from jaxcnn.doctor import isolated, record, step, sums
 from jaxcnn.errors import UserError
 from jaxcnn.models import resnet, summary
 from jaxcnn.models.resnet import ResNet
@@ -107,7 +107,7 @@ def test_a_program_that_ends_its_process_is_named_and_the_others_are_run(interpr
         "say(done=True)"
     )
     begun = []
-    found = list(sums.sweep(CASES, {}, python, begun.append))
+    found = list(isolated.run(CASES, {}, python, begun.append))
     assert begun == [0, 1, 2]
     assert found == [
         sums.Wrong(CASES[1], "the process ended with -11"),
@@ -124,12 +124,12 @@ def test_a_program_that_never_returns_is_named(interpreter):
         "    time.sleep(60)\n"
         "say(done=True)"
     )
-    assert list(sums.sweep(CASES, {}, python)) == [sums.Wrong(CASES[0], "never returned")]
+    assert list(isolated.run(CASES, {}, python)) == [sums.Wrong(CASES[0], "never returned")]
 
 
 def test_an_interpreter_that_runs_nothing_is_an_error(interpreter):
     with pytest.raises(RuntimeError, match="No module named jax"):
-        list(sums.sweep(CASES, {}, interpreter("sys.exit('No module named jax')")))
+        list(isolated.run(CASES, {}, interpreter("sys.exit('No module named jax')")))
 
 
 def test_the_options_of_a_version_are_those_that_the_results_show_to_be_right():
@@ -381,7 +381,7 @@ def test_doctor_finds_a_wrong_constant_and_no_training_starts(
 
 def test_wrong_sums_are_told_with_both_numbers(home, monkeypatch, command):
     found = [sums.Wrong(CASES[0], 3.0, 4.0), sums.Wrong(CASES[1], "the process ended with -11")]
-    monkeypatch.setattr(sums, "sweep", lambda *args: iter(found))
+    monkeypatch.setattr(isolated, "run", lambda *args: iter(found))
     monkeypatch.setattr(verb, "_step", lambda *args: None)
     code, output, (line,) = command("doctor", "lenet:digits")
     assert code == 1 and "sum of rows, float32 [80, 5]: 3.0 instead of 4.0" in line
@@ -392,8 +392,8 @@ def test_programs_that_cannot_be_run_are_an_error_in_one_line(
     home, monkeypatch, command, interpreter
 ):
     python = interpreter("sys.exit('no such library')")
-    whole = sums.sweep
-    monkeypatch.setattr(sums, "sweep", lambda cases, options: whole(cases, options, python))
+    whole = isolated.run
+    monkeypatch.setattr(isolated, "run", lambda cases, options: whole(cases, options, python))
     code, _, errors = command("doctor", "lenet:digits")
     assert code == 1 and "cannot be run" in errors[-1] and "no such library" in errors[-1]
 

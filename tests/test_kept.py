@@ -9,7 +9,7 @@ import pytest
 from conftest import random_dataset
 
 from jaxcnn.models import summary
-from jaxcnn.report import earlier_words, measure
+from jaxcnn.report import earlier_words, gradients, times
 from jaxcnn.runtime import environment, kept
 
 VALUE = {"seconds": [0.1 + 0.2, 1e-30], "name": "x"}
@@ -108,20 +108,20 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path, caplog):
 def test_the_blocks_of_a_report_are_timed_once(tmp_path, monkeypatch):
     timed, steps = [], []
 
-    def times(**block):
+    def block_times(**block):
         timed.append(block)
         return {"separable": 1.0 / len(timed), "standard": 3.0}
 
-    monkeypatch.setattr(measure, "_block_times", times)
-    first = measure.separable_times(kept.Keeper(tmp_path), lambda: steps.append(1))
+    monkeypatch.setattr(times, "_block_times", block_times)
+    first = times.of_blocks(kept.Keeper(tmp_path), lambda: steps.append(1))
     assert len(timed) == len(first) == len(steps) == 8
     assert timed[1] == {
         "inputs": [16, 16, 32], "output": [8, 8, 64], "strides": 2, "batch": 128, "repeats": 7
     }  # fmt: skip
     keeper = kept.Keeper(tmp_path)
-    assert measure.separable_times(keeper, lambda: None) == first
+    assert times.of_blocks(keeper, lambda: None) == first
     assert len(timed) == 8 and len(keeper.found["times of convolutions"]) == 8
-    assert measure.separable_times(kept.Keeper(tmp_path), lambda: None, repeats=9) != first
+    assert times.of_blocks(kept.Keeper(tmp_path), lambda: None, repeats=9) != first
 
 
 class _Run:
@@ -133,7 +133,7 @@ class _Run:
         """Has been trained on `dataset`."""
         self.dataset = lambda data_dir: dataset
         self.settings = self
-        self.pixel_stats = measure.augment.PixelStats((0.5,) * 3, (0.25,) * 3)
+        self.pixel_stats = gradients.augment.PixelStats((0.5,) * 3, (0.25,) * 3)
 
 
 def test_gradients_are_kept_as_long_as_the_images_are_the_same(tmp_path, monkeypatch):
@@ -144,22 +144,24 @@ def test_gradients_are_kept_as_long_as_the_images_are_the_same(tmp_path, monkeyp
         layers = summary.layers(network.model, network.image_shape)
         return {layer.name: 0.5 + len(measured) for layer in layers if layer.kind != "norm"}
 
-    monkeypatch.setattr(measure._Network, "initial_norms", norms)
+    monkeypatch.setattr(gradients._Network, "initial_norms", norms)
     dataset = random_dataset(size=32)
 
-    def gradients(run):
-        return measure.gradients({"a": run}, "", print, kept.Keeper(tmp_path), lambda: None, (20,))
+    def measured_of(run):
+        return gradients.of_networks(
+            {"a": run}, "", print, kept.Keeper(tmp_path), lambda: None, (20,)
+        )
 
-    first = gradients(_Run(dataset))
+    first = measured_of(_Run(dataset))
     assert len(measured) == 3
-    assert gradients(_Run(dataset)) == first and len(measured) == 3
+    assert measured_of(_Run(dataset)) == first and len(measured) == 3
     images = np.array(dataset.train.images)
     images[0, 0, 0, 0] ^= 1
     changed = dataset._replace(train=dataset.train._replace(images=images))
-    assert gradients(_Run(changed)) != first and len(measured) == 6
+    assert measured_of(_Run(changed)) != first and len(measured) == 6
     other = _Run(dataset)
-    other.pixel_stats = measure.augment.PixelStats((0.5,) * 3, (0.3,) * 3)
-    gradients(other)
+    other.pixel_stats = gradients.augment.PixelStats((0.5,) * 3, (0.3,) * 3)
+    measured_of(other)
     assert len(measured) == 9
 
 

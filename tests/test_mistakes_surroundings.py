@@ -11,6 +11,7 @@ import tempfile
 import types
 from pathlib import Path
 
+import data_helpers
 import jax
 import numpy as np
 import pytest
@@ -365,15 +366,31 @@ def prepared(folder, monkeypatch):
     return place
 
 
-def test_prepare_says_which_archive_it_did_not_read(command, folder, prepared):
-    (folder / "a.tar.gz").write_text("another checksum")
+def test_prepare_says_what_it_does_with_an_archive_that_is_not_needed(
+    command, folder, prepared, monkeypatch
+):
+    source = data_helpers.write_binary(folder, "cifar10")
+    packed = data_helpers.pack(source, folder / "a.tar.gz")
+    data_helpers.publish_archive(monkeypatch, "cifar10", "binary", packed)
     code, output, lines = command("prepare", "--data_dir=data", "--archive=a.tar.gz")
-    assert (code, lines) == (0, []) and f"delete {prepared} first; a.tar.gz was not read" in output
+    assert (code, lines) == (0, []), lines
+    assert f"a.tar.gz was checked and not used; to prepare it anew, delete {prepared}" in output
     code, output, lines = command("prepare", "--data_dir=data")
-    assert code == 0 and "was not read" not in output
-    code, output, lines = command("prepare", "--data_dir=data", "--archive=b.tar.gz")
-    assert (code, output, len(lines)) == (1, "", 1)
-    assert "b.tar.gz: there is no such file or folder; cifar10 is prepared in" in lines[0]
+    assert code == 0 and "not used" not in output and f"delete {prepared} first" in output
+    (folder / "note.txt").write_text("no archive")
+    data_helpers.pack(source, folder / "other.tar", "")
+    for given, expected in {
+        "b.tar.gz": "cannot read b.tar.gz: No such file or directory",
+        "note.txt": "note.txt is truncated or damaged, or no tar archive",
+        "other.tar": "other.tar is not the published cifar10: its SHA-256 is ",
+        source.name: f"{source.name} is not the published cifar10: these files do not have",
+    }.items():
+        code, output, lines = command("prepare", "--data_dir=data", f"--archive={given}")
+        assert (code, output, len(lines)) == (1, "", 1) and expected in lines[0], lines
+        assert f"cifar10 is prepared already in {prepared}, which is used where" in lines[0]
+    both = ["--archive=other.tar", "--allow-modified"]
+    code, output, lines = command("prepare", "--data_dir=data", *both)
+    assert (code, lines) == (0, []) and "other.tar was checked and not used" in output
 
 
 AWAY = """

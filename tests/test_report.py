@@ -15,7 +15,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.evaluate import run as runs
 from jaxcnn.models import summary
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.report import claims, facts, measure, page
+from jaxcnn.report import claims, counts, facts, gradients, page
 from jaxcnn.train import fit
 
 
@@ -112,7 +112,7 @@ def test_the_least_and_the_first_are_found():
 
 
 def test_separable_convolutions_are_counted_per_layer():
-    counted = measure.counts({})["separable"]
+    counted = counts.of_runs({})["separable"]
     assert len(counted) == 8
     assert counted[1]["separable"] == 8 * 8 * (9 * 32 + 32 * 64)  # by hand
     assert counted[1]["standard"] == 8 * 8 * 9 * 32 * 64
@@ -126,7 +126,7 @@ def test_separable_convolutions_are_counted_per_layer():
 
 @pytest.mark.parametrize("bn_size", [0, 4])
 def test_connections_of_a_dense_block_are_read_off_its_kernels(bn_size):
-    found = measure._connections(DenseNet((3, 5), growth_rate=4, bn_size=bn_size), (8, 8, 3))
+    found = counts.connections(DenseNet((3, 5), growth_rate=4, bn_size=bn_size), (8, 8, 3))
     assert found == [
         {"layers": 3, "connections": 6},
         {"layers": 5, "connections": 15},
@@ -137,7 +137,7 @@ def test_connections_of_a_dense_block_are_read_off_its_kernels(bn_size):
 
 
 def test_the_untrained_networks_have_equal_depths():
-    for name, _, depth, model in measure._untrained(10, measure.DEPTHS):
+    for name, _, depth, model in gradients._untrained(10, gradients.DEPTHS):
         layers = summary.layers(model, (32, 32, 3))
         assert sum(layer.kind != "norm" for layer in layers) == depth, name
 

@@ -25,7 +25,7 @@ from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings, check_network
 from jaxcnn.data import Dataset, Split, digits
 from jaxcnn.data.locate import data_root, find
-from jaxcnn.doctor import facts, record, step, sums
+from jaxcnn.doctor import facts, isolated, record, step, sums
 from jaxcnn.errors import UserError
 from jaxcnn.runtime import compilation_cache, environment, memory, sharding, switches
 from jaxcnn.train import limits
@@ -72,7 +72,7 @@ def _sums() -> str | None:
     began, cases = time.monotonic(), sums.short_cases()
     print(f"sums and products: {len(cases)} small programs on the CPU", flush=True)
     try:
-        wrong = list(sums.sweep(cases, ops.CPU_COMPILER_OPTIONS))
+        wrong = list(isolated.run(cases, ops.CPU_COMPILER_OPTIONS))
     except RuntimeError as error:
         raise UserError(
             f"small programs cannot be run in a process of their own: {error}"

@@ -6,8 +6,10 @@ jaxcnn prepare cifar100 --archive cifar-100-python/ --data_dir data
 """
 
 import argparse
+from pathlib import Path
 
 from jaxcnn import data
+from jaxcnn.data.cifar10 import archive
 from jaxcnn.data.cifar10.prepare import prepare
 from jaxcnn.data.cifar10.published import SETS
 from jaxcnn.data.locate import data_root, expanded, find
@@ -42,11 +44,8 @@ def run(args: argparse.Namespace) -> None:
     """Prepares the data set, reads it back and prints where it is and how to train on it."""
     try:
         already = find(data_root(args.data_dir), args.dataset)
-        if already and args.archive and not expanded(args.archive).exists():
-            raise UserError(
-                f"{args.archive}: there is no such file or folder; {args.dataset} is prepared in "
-                f"{already} already: leave --archive out"
-            )
+        if already and args.archive:
+            _check_unused(args, already)
         directory = prepare(
             args.dataset,
             data_dir=args.data_dir,
@@ -63,8 +62,19 @@ def run(args: argparse.Namespace) -> None:
     print(f"  {len(loaded.train.labels):,} train and {len(loaded.eval.labels):,} test images")
     print(f"  fingerprint: {loaded.fingerprint}")
     if already:
-        unread = f"; {args.archive} was not read" if args.archive else ""
-        print(f"  to prepare it anew, delete {directory} first{unread}")
+        unused = f"{args.archive} was checked and not used; " if args.archive else ""
+        print(f"  {unused}to prepare it anew, delete {directory} first")
     name = "mobilenet" if args.dataset == "cifar10" else f"mobilenet:{args.dataset}"
     option = f" --data_dir={data_root(args.data_dir)}" if args.data_dir else ""
     print(f"to train: jaxcnn train --config {name}{option}")
+
+
+def _check_unused(args: argparse.Namespace, already: Path) -> None:
+    """Raises UserError if an archive that is not needed is missing, damaged or not as published."""
+    try:
+        archive.read(expanded(args.archive), SETS[args.dataset], allow_modified=args.allow_modified)
+    except UserError as error:
+        raise UserError(
+            f"{error}; {args.dataset} is prepared already in {already}, which is used where "
+            "--archive is left out"
+        ) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxcnn import plots
 from jaxcnn.evaluate.run import Run
-from jaxcnn.report import claims, facts, measure, page, samples
+from jaxcnn.report import claims, counts, facts, gradients, page, samples, times
 from jaxcnn.run.folder import write_atomically
 from jaxcnn.runtime.kept import Keeper
 
@@ -18,9 +18,9 @@ FILES = ("report.html", "report.json", *_PICTURES)
 """What `write` writes."""
 
 
-def steps(runs: Mapping[str, Run], depths: Sequence[int] = measure.DEPTHS) -> int:
+def steps(runs: Mapping[str, Run], depths: Sequence[int] = gradients.DEPTHS) -> int:
     """Returns how often `write` calls `advance`."""
-    return measure.steps(runs, depths) + 1
+    return len(counts.mobilenet_blocks()) + gradients.steps(runs, depths) + 1
 
 
 def write(
@@ -28,7 +28,7 @@ def write(
     out: str | Path,
     *,
     data_dir: str = "",
-    depths: Sequence[int] = measure.DEPTHS,
+    depths: Sequence[int] = gradients.DEPTHS,
     say: Callable[[str], None] = lambda _: None,
     advance: Callable[[], None] = lambda: None,
     keeper: Keeper | None = None,
@@ -51,12 +51,12 @@ def write(
     """
     keeper = keeper or Keeper()
     found = {name: facts.of_run(run) for name, run in runs.items()}
-    counted = measure.counts(runs)
-    timed = measure.separable_times(keeper, advance)
-    gradients = measure.gradients(runs, data_dir, say, keeper, advance, depths)
+    counted = counts.of_runs(runs)
+    timed = times.of_blocks(keeper, advance)
+    norms = gradients.of_networks(runs, data_dir, say, keeper, advance, depths)
     shown = samples.of_runs(runs, data_dir, say)
     advance()
-    checked = claims.all_claims(found, counted, timed, gradients)
+    checked = claims.all_claims(found, counted, timed, norms)
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -64,15 +64,15 @@ def write(
         "runs": found,
         "counts": counted,
         "separable": timed,
-        "gradients": gradients,
+        "gradients": norms,
         "claims": [claim._asdict() for claim in checked],
         "measured_earlier": keeper.found,
     }
     write_atomically(out / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    _draw(found, gradients, out)
+    _draw(found, norms, out)
     path = out / "report.html"
     earlier = earlier_words(keeper.found)
-    write_atomically(path, page.render(found, counted, gradients, checked, shown, earlier))
+    write_atomically(path, page.render(found, counted, norms, checked, shown, earlier))
     if earlier:
         say(earlier)
     return path
@@ -83,14 +83,14 @@ def earlier_words(found: Mapping[str, Sequence[str]]) -> str:
     if not found:
         return ""
     parts = []
-    for kind, times in found.items():
-        days = sorted({time.partition("T")[0] for time in times})
+    for kind, dates in found.items():
+        days = sorted({time.partition("T")[0] for time in dates})
         parts.append(f"{kind} ({days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'})")
     return f"Measured earlier on this machine with the same program, and kept: {', '.join(parts)}."
 
 
 def _draw(
-    found: Mapping[str, dict[str, Any]], gradients: Sequence[Mapping[str, Any]], out: Path
+    found: Mapping[str, dict[str, Any]], norms: Sequence[Mapping[str, Any]], out: Path
 ) -> None:
     """Draws the pictures into the folder `out`."""
     records = {name: fact["records"] for name, fact in found.items()}
@@ -104,9 +104,9 @@ def _draw(
     plots.save(
         plots.gradients(
             {
-                words: {line["name"]: line["norms"] for line in gradients if line["when"] == when}
-                for when, words in measure.STAGES.items()
-                if any(line["when"] == when for line in gradients)
+                words: {line["name"]: line["norms"] for line in norms if line["when"] == when}
+                for when, words in gradients.STAGES.items()
+                if any(line["when"] == when for line in norms)
             }
         ),
         out / "gradients.png",

@@ -12,17 +12,15 @@ Without arguments: the versions of docs/cpu-history.md.
 
 import json
 import os
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import checkouts
 import steps
 
 from jaxcnn import cli
 from jaxcnn.commands import outfiles
 from jaxcnn.commands.parser import at_least, script_parser
-from jaxcnn.errors import UserError
 from jaxcnn.runtime import environment
 
 VERSIONS = (
@@ -48,15 +46,6 @@ VERSIONS = (
 )
 AT_ONCE = 4
 NETWORKS = ("lenet", "mobilenet", "resnet18", "densenet40_k12")
-
-
-def git(*arguments: str) -> str:
-    """Runs git in this project and returns what it prints."""
-    command = ["git", "-C", str(steps.ROOT), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"git {' '.join(arguments)} fails: {' '.join(done.stderr.split())}")
-    return done.stdout.strip()
 
 
 def measure(network: str, trees: dict[str, Path], rounds: int) -> dict[str, Any]:
@@ -119,21 +108,15 @@ def main() -> int:
     report: dict[str, Any] = {
         "machine": environment.machine(),
         "rounds": args.rounds,
-        "versions": {v: git("log", "-1", "--format=%s", v) for v in args.version},
+        "versions": {v: checkouts.git("log", "-1", "--format=%s", v) for v in args.version},
         "networks": {},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        trees = {version: Path(folder) / version for version in args.version}
-        for version, tree in trees.items():
-            git("worktree", "add", "--detach", "--force", str(tree), version)
-        try:
-            for network in networks:
-                report["networks"][network] = measure(network, trees, args.rounds)
-                if args.out:
-                    outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
-        finally:
-            for tree in trees.values():
-                git("worktree", "remove", "--force", str(tree))
+    with checkouts.checked_out(args.version) as folders:
+        trees = dict(zip(args.version, folders, strict=True))
+        for network in networks:
+            report["networks"][network] = measure(network, trees, args.rounds)
+            if args.out:
+                outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
     print(table(report))
     return 0
 

@@ -13,11 +13,10 @@ second version is slower.
 import json
 import os
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import history
+import checkouts
 import steps
 
 from jaxcnn import cli
@@ -110,7 +109,7 @@ def main() -> int:
     import jax
 
     report: dict[str, Any] = {
-        "versions": [history.git("rev-parse", "--short=7", version) for version in args.version],
+        "versions": [checkouts.git("rev-parse", "--short=7", version) for version in args.version],
         "machine": environment.machine(),
         "jax": jax.__version__,
         "batch_size": args.batch_size,
@@ -118,21 +117,14 @@ def main() -> int:
         "compiles": args.compiles,
         "networks": {},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        first, second = trees = Path(folder) / "first", Path(folder) / "second"
-        for version, tree in zip(report["versions"], trees, strict=True):
-            history.git("worktree", "add", "--detach", "--force", str(tree), version)
-        try:
-            for network in networks:
-                report["networks"][network] = measure(
-                    network, (first, second), args.batch_size, args.rounds, args.compiles
-                )
-                print(table({**report, "networks": {network: report["networks"][network]}}))
-                if args.out:
-                    outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
-        finally:
-            for tree in trees:
-                history.git("worktree", "remove", "--force", str(tree))
+    with checkouts.checked_out(report["versions"]) as (first, second):
+        for network in networks:
+            report["networks"][network] = measure(
+                network, (first, second), args.batch_size, args.rounds, args.compiles
+            )
+            print(table({**report, "networks": {network: report["networks"][network]}}))
+            if args.out:
+                outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
     print(table(report))
     return 0
 

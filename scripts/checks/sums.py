@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from jaxcnn import cli  # noqa: E402
 from jaxcnn.commands import outfiles  # noqa: E402
 from jaxcnn.commands.parser import script_parser  # noqa: E402
-from jaxcnn.doctor import sums  # noqa: E402
+from jaxcnn.doctor import isolated, sums  # noqa: E402
 from jaxcnn.errors import UserError  # noqa: E402
 from jaxcnn.ops.lowering import YNN_FUSIONS, cpu_compiler_options  # noqa: E402
 from jaxcnn.runtime import environment  # noqa: E402
@@ -68,7 +68,7 @@ def measure(python: str, name: str, cases: list[sums.Case], options: dict[str, s
     """Returns the report on one set of options with one interpreter."""
     began = time.monotonic()
     try:
-        wrong = list(sums.sweep(cases, options, python))
+        wrong = list(isolated.run(cases, options, python))
     except RuntimeError as error:
         raise UserError(f"--python={python} cannot run the programs: {error}") from error
     return {

@@ -139,7 +139,7 @@ def import_program() -> None:
     import importlib
 
     from jaxcnn.models import summary
-    from jaxcnn.report import measure
+    from jaxcnn.report import gradients, times
 
     for verb in cli.VERBS:
         importlib.import_module(f"jaxcnn.commands.{verb}")
@@ -152,8 +152,8 @@ def import_program() -> None:
         return {"separable": 1.0, "standard": 1.0}
 
     for owner, name, constant in (
-        (measure, "_block_times", block_times),
-        (measure._Network, "initial_norms", initial_norms),
+        (times, "_block_times", block_times),
+        (gradients._Network, "initial_norms", initial_norms),
     ):
         assert hasattr(owner, name)
         setattr(owner, name, constant)

@@ -1,9 +1,7 @@
-"""What the claims need beyond the runs' own records: counts, times and gradient norms."""
+"""What the claims need of gradients: the norm of each convolution's, untrained and trained."""
 
 import hashlib
-import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxcnn import models, ops
+from jaxcnn import models
 from jaxcnn.data import Dataset, augment, batches
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import summary
@@ -28,161 +26,12 @@ DEPTHS = (20, 56)
 
 _BATCH = 64
 _SEEDS = 3
-_IMAGE = (32, 32, 3)
 
 # uint8 [B, H, W, C] and int32 [B]
 Batch = tuple[np.ndarray, np.ndarray]
 
 
-def counts(runs: Mapping[str, Run]) -> dict[str, Any]:
-    """Returns what is counted without running anything.
-
-    `xla`: for each run's network, this project's count and XLA's (see `summary.xla_flops`).
-    `separable`: for each block of MobileNet, the multiply-adds of its two convolutions over those
-    of a standard 3x3 convolution, beside 1 / N + 1 / 9. `dense`: connections of each dense block.
-    """
-    networks = {run.model_name: (run.model, run.image_shape) for run in runs.values()}
-    xla = {}
-    for name, (model, shape) in networks.items():
-        layers = summary.layers(model, shape)
-        xla[name] = {
-            "flops": sum(layer.flops for layer in layers),
-            "inside": sum(layer.inside for layer in layers),
-            "xla": summary.xla_flops(model, shape) / 2,
-        }
-    dense = {name: pair for name, pair in networks.items() if models.FAMILY[name] == "densenet"}
-    dense = dense or {"densenet40_k12": (models.create("densenet40_k12"), _IMAGE)}
-    return {
-        "xla": xla,
-        "separable": [_separable(block) for block in _mobilenet_blocks()],
-        "dense": {name: _connections(*pair) for name, pair in dense.items()},
-    }
-
-
-def _mobilenet_blocks() -> list[tuple[summary.Layer, summary.Layer]]:
-    """Returns (depthwise, pointwise) of each block of the study's MobileNet."""
-    layers = summary.layers(models.create("mobilenet"), _IMAGE)
-    convs = [layer for layer in layers if layer.kind != "norm" and layer.name.startswith("block")]
-    return list(zip(convs[::2], convs[1::2], strict=True))
-
-
-def _separable(block: tuple[summary.Layer, summary.Layer]) -> dict[str, Any]:
-    depthwise, pointwise = block
-    channels, features = depthwise.inputs[-1], pointwise.output[-1]
-    standard = math.prod(pointwise.output[:-1]) * 9 * channels * features
-    return {
-        "block": depthwise.name.split("/")[0],
-        "inputs": list(depthwise.inputs),
-        "output": list(pointwise.output),
-        "strides": depthwise.inputs[0] // depthwise.output[0],
-        "separable": depthwise.flops + pointwise.flops,
-        "standard": standard,
-        "ratio": (depthwise.flops + pointwise.flops) / standard,
-        "formula": 1 / features + 1 / 9,
-    }
-
-
-def _connections(model: nn.Module, shape: tuple[int, int, int]) -> list[dict[str, int]]:
-    """Returns for each dense block its layers and the direct connections between them.
-
-    Read off the kernels: a layer that takes C channels, where the block begins with C0 and each
-    layer adds k, is connected to 1 + (C - C0) / k predecessors, the block's input being one.
-    """
-    blocks: dict[str, list[summary.Layer]] = {}
-    for layer in summary.layers(model, shape):
-        if layer.kind != "norm" and layer.name.startswith("block"):
-            blocks.setdefault(layer.name.split("_")[0], []).append(layer)
-    found = []
-    for inside in blocks.values():
-        first: dict[
-            str, summary.Layer
-        ] = {}  # of each dense layer, the convolution that sees the concatenation
-        for layer in inside:
-            first.setdefault(layer.name.split("/")[0], layer)
-        channels = [layer.inputs[-1] for layer in first.values()]
-        growth = inside[-1].output[-1]
-        connections = sum(1 + (taken - channels[0]) // growth for taken in channels)
-        found.append({"layers": len(channels), "connections": connections})
-    return found
-
-
-def separable_times(
-    keeper: Keeper, advance: Callable[[], None], batch: int = 128, repeats: int = 7
-) -> list[dict[str, Any]]:
-    """Returns the seconds of each MobileNet block's convolutions, forward, and of a standard one.
-
-    Both are compiled alike, fed with the same images and run in turns; medians of `repeats`.
-
-    Args:
-        keeper: Takes the measurement of a block, or has it.
-        advance: Called after each block.
-        batch: Number of images.
-        repeats: How often each program is timed.
-    """
-    found = []
-    for block in _mobilenet_blocks():
-        facts = _separable(block)
-        shape = {key: facts[key] for key in ("inputs", "output", "strides")}
-        medians = keeper.take(
-            "times of convolutions",
-            {**shape, "batch": batch, "repeats": repeats},
-            partial(_block_times, **shape, batch=batch, repeats=repeats),
-        )
-        ratio = medians["separable"] / medians["standard"]
-        kept = {key: facts[key] for key in ("block", "formula")}
-        found.append({**kept, **medians, "ratio": ratio})
-        advance()
-    return found
-
-
-def _block_times(
-    inputs: list[int], output: list[int], strides: int, batch: int, repeats: int
-) -> dict[str, float]:
-    """Returns the median seconds of a block's two convolutions and of a standard one."""
-    height, width, channels = inputs
-    features = output[-1]
-    keys = jax.random.split(jax.random.key(0), 4)
-    images = jax.random.normal(keys[0], (batch, height, width, channels))
-    depthwise = jax.random.normal(keys[1], (3, 3, 1, channels))
-    pointwise = jax.random.normal(keys[2], (1, 1, channels, features))
-    standard = jax.random.normal(keys[3], (3, 3, channels, features))
-
-    def separable(x: jax.Array, d: jax.Array, p: jax.Array) -> jax.Array:
-        return _conv(_conv(x, d, strides, groups=x.shape[-1]), p, 1)
-
-    def whole(x: jax.Array, k: jax.Array) -> jax.Array:
-        return _conv(x, k, strides)
-
-    options = compiler_options()
-    programs: dict[str, tuple[Any, tuple[jax.Array, ...]]] = {
-        "separable": (jax.jit(separable, compiler_options=options), (images, depthwise, pointwise)),
-        "standard": (jax.jit(whole, compiler_options=options), (images, standard)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    with ops.uncached():  # as in training
-        # In turns, so that what slows the machine for a while slows both.
-        for turn in range(repeats + 1):
-            for name, (program, arguments) in programs.items():
-                began = time.perf_counter()
-                jax.block_until_ready(program(*arguments))
-                if turn:  # the first turn compiles
-                    seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def _conv(x: jax.Array, kernel: jax.Array, strides: int, groups: int = 1) -> jax.Array:
-    margin = kernel.shape[0] // 2
-    return ops.conv_general_dilated(
-        x,
-        kernel,
-        (strides, strides),
-        [(margin, margin)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
-def gradients(
+def of_networks(
     runs: Mapping[str, Run],
     data_dir: str,
     say: Callable[[str], None],
@@ -245,8 +94,8 @@ def trained(runs: Mapping[str, Run]) -> dict[str, Run]:
 
 
 def steps(runs: Mapping[str, Run], depths: Sequence[int] = DEPTHS) -> int:
-    """Returns how often `separable_times` and `gradients` call `advance`."""
-    return len(_mobilenet_blocks()) + len(list(_untrained(2, depths))) + len(trained(runs))
+    """Returns how often `of_networks` calls `advance`."""
+    return len(list(_untrained(2, depths))) + len(trained(runs))
 
 
 def _untrained(classes: int, depths: Sequence[int]) -> Iterator[tuple[str, str, int, nn.Module]]:
