@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxcnn import data
-from jaxcnn.data import digits
+from jaxcnn.data import digits, splits
 
 
 def load(train="train", evaluation="test"):
@@ -71,5 +71,5 @@ def test_upscaling_is_bilinear_interpolation():
 
 def test_stratified_choice_rounds_fairly():
     labels = np.repeat([0, 1, 2], [10, 10, 5])
-    chosen = digits.stratified_choice(labels, 7)
+    chosen = splits.stratified_choice(labels, 7)
     assert np.bincount(labels[chosen]).tolist() == [3, 3, 1]  # from 2.8, 2.8 and 1.4

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn.data import image_files
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate import image_files
 
 SHAPE = (32, 32, 3)
 

@@ -38,7 +38,7 @@ DOORS = {
     "rich": {"run"},
     "safetensors": {"models"},
     "sklearn": {"data", "evaluate"},
-    "PIL": {"data", "evaluate"},
+    "PIL": {"data"},
     "tensorboardX": {"run"},
 }
 

@@ -102,7 +102,7 @@ def test_what_older_runs_lack_is_off_by_default():
     """The value that was in force before such a setting existed is the one without effect."""
     tree = schema.to_dict(schema.default_config())
     sections = {"augment": "AugmentRecipe", "model": "ModelRecipe", "optim": "OptimRecipe"}
-    sections["train"] = "TrainRecipe"
+    sections |= {"train": "TrainRecipe", "dataset": "FolderRecipe"}
     for section, name in sections.items():
         for field in dataclasses.fields(getattr(recipe, name)):
             key = f"{section}.{field.name}"

@@ -23,7 +23,7 @@ from jaxcnn.commands import config_flag, named
 from jaxcnn.commands.layers import KNOWN
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings, check_network
-from jaxcnn.data import Dataset, Split, digits
+from jaxcnn.data import Dataset, Split, digits, folder
 from jaxcnn.data.locate import data_root, find
 from jaxcnn.doctor import facts, isolated, record, step, sums
 from jaxcnn.errors import UserError
@@ -128,7 +128,7 @@ def _of_step(name: str, difference: step.Difference) -> str:
 def _dataset(config: config_dict.ConfigDict) -> tuple[Dataset, str]:
     """Returns the configuration's data if it is here, else noise of its shape; and what it is."""
     name = config.dataset.name
-    if name == digits.NAME or find(data_root(config.dataset.data_dir), name):
+    if name in (digits.NAME, folder.NAME) or find(data_root(config.dataset.data_dir), name):
         loaded = data.load(**config.dataset)
         # One batch of each split is enough.
         few = Split(*(array[: config.train.eval_batch_size] for array in loaded.eval))

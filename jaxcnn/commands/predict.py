@@ -14,7 +14,8 @@ import numpy as np
 from jaxcnn import plots
 from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
-from jaxcnn.evaluate import evaluation, image_files
+from jaxcnn.data import image_files
+from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate.run import Run
 from jaxcnn.run.files import shown
 from jaxcnn.runtime import compilation_cache

@@ -17,6 +17,10 @@ RENAMED = {
 """Current dotted key by old one."""
 
 ADDED: dict[str, Any] = {
+    "dataset.image_size": 32,
+    "dataset.holdout": 0.1,
+    "dataset.holdout_seed": 0,
+    "dataset.unreadable": "refuse",
     "augment.crop_mode": "zeros",
     "augment.flip_mode": "random",
     "augment.cutout": 0,

@@ -21,6 +21,22 @@ _RANDAUGMENT = Check(
 
 
 @dataclass(frozen=True)
+class FolderRecipe:
+    """How a folder of one's own images is read: the fields of `data.folder.Options`."""
+
+    image_size: int = setting(32, within(8, 1024), "folder: height and width of images, pixels")
+    holdout: float = setting(
+        0.1,
+        within(0.001, 0.999),
+        "folder: fraction of train that is held out where there is neither val nor test",
+    )
+    holdout_seed: int = setting(0, between(0, 2**32), "folder: which images are held out")
+    unreadable: str = setting(
+        "refuse", one_of("refuse", "skip"), "folder: what is done about files that cannot be read"
+    )
+
+
+@dataclass(frozen=True)
 class AugmentRecipe:
     """What else is done to training images: keyword arguments of `create_augmentation`."""
 

@@ -31,13 +31,13 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DatasetConfig:
+class DatasetConfig(recipe.FolderRecipe):
     """Which data: keyword arguments of `data.load`."""
 
-    name: str = setting("cifar10", TEXT, "digits (embedded), cifar10, cifar100 or another TFDS set")
-    data_dir: str = setting("", ANY, "TFDS directory; empty: $TFDS_DATA_DIR, then TFDS's default")
+    name: str = setting("cifar10", TEXT, "digits (embedded), folder (your own), or a TFDS set")
+    data_dir: str = setting("", ANY, "TFDS directory (empty: $TFDS_DATA_DIR, TFDS's) or folder")
     train_split: str = setting("train", TEXT, "TFDS split to train on, such as train[:45000]")
-    eval_split: str = setting("test", TEXT, "TFDS split to evaluate on, such as train[45000:]")
+    eval_split: str = setting("test", TEXT, "likewise, to evaluate on; auto: validation or test")
 
 
 @dataclass(frozen=True)
@@ -223,6 +223,8 @@ def use_dataset(config: config_dict.ConfigDict, name: str) -> config_dict.Config
     What the classes of a data set forbid needs no call: see `augment.flip`.
     """
     config.dataset.name = name
+    if name == "folder":
+        config.dataset.eval_split = "auto"
     if name == "digits":  # 1,437 images that fill the frame: many short epochs, a gentler crop
         config.augment.crop_padding = 2
         config.train.epochs = 20

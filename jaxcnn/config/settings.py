@@ -76,6 +76,8 @@ class Settings(schema.Config):
             "mean": stats.mean,
             "std": stats.std,
         }
+        if config.dataset.eval_split == "auto":
+            tree["dataset"]["eval_split"] = dataset.eval_split
         if config.augment.flip is None:
             tree["augment"]["flip"] = schema.is_mirrored(config.dataset.name)
         if config.optim.warmup_epochs > config.train.epochs:

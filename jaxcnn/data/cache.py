@@ -4,6 +4,7 @@ Beside the record files of a prepared data set lies `jaxcnn_decoded/SPLIT.npz`: 
 and a key that says which record files they came from. Removing it is always safe.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -11,8 +12,9 @@ import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -44,12 +46,13 @@ def read_or_make(directory: Path, split: str, count: int, make: Callable[[], Spl
     try:
         _write(path, key, made)
     except OSError as error:
-        _warn_unwritable(path.parent, error.strerror or str(error))
+        warn_unwritable(path.parent, error.strerror or str(error))
     return made
 
 
 @functools.cache  # so that it is said once, not for every split
-def _warn_unwritable(folder: Path, reason: str) -> None:
+def warn_unwritable(folder: Path, reason: str) -> None:
+    """Says that nothing can be kept in a folder, and why."""
     _logger.warning(
         "cannot keep the decoded images in %s (%s): every start decodes them again", folder, reason
     )
@@ -94,12 +97,21 @@ def _read(path: Path, key: str, count: int) -> Split | None:
 
 
 def _write(path: Path, key: str, split: Split) -> None:
+    with replacing(path) as file:
+        np.savez(file, key=np.array(key), images=split.images, labels=split.labels)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a new file, to be written and read, that takes the place of `path` when it is whole.
+
+    Nobody ever reads half a file, and two processes may race. The folder is made if need be.
+    """
     path.parent.mkdir(exist_ok=True)
-    # A file of its own, then renamed: nobody ever reads half a file, and two processes may race.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, key=np.array(key), images=split.images, labels=split.labels)
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's 0600 would lock others out of shared data

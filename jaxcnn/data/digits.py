@@ -6,9 +6,8 @@ no network, which makes them the data set for a first try and for tests.
 """
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from jaxcnn.data.splits import Source, Split
+from jaxcnn.data.splits import Source, Split, describe, stratified_choice
 
 NAME = "digits"
 # Raise it when the pixels, the order or the split below change: it is part of the fingerprint.
@@ -31,12 +30,7 @@ def source() -> Source:
         "train": Split(images[~test], labels[~test]),
         "test": Split(images[test], labels[test]),
     }
-    infos = {
-        name: tfds.core.SplitInfo(
-            name=name, shard_lengths=[len(split.labels)], num_bytes=0, filename_template=None
-        )
-        for name, split in splits.items()
-    }
+    infos = describe({name: len(split.labels) for name, split in splits.items()})
     names = tuple(str(digit) for digit in range(10))
     return Source(f"{NAME}/{VERSION}", names, infos, splits.__getitem__)
 
@@ -67,29 +61,3 @@ def upscale(digits: np.ndarray) -> np.ndarray:
     whole = 64 * _MAX_VALUE
     grey = ((2 * 255 * scaled + whole) // (2 * whole)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
-
-
-def stratified_choice(labels: np.ndarray, count: int) -> np.ndarray:
-    """Chooses `count` examples so that every class keeps its share, the same ones every time.
-
-    Shares are rounded down; the examples still missing go to the classes that lost most by it, the
-    smaller label first. Within a class `RandomState` chooses: NumPy promises that its stream never
-    changes (NEP 19), which it does not promise of `default_rng`.
-
-    Args:
-        labels: int32 `[N]`.
-        count: How many to choose, at most N.
-
-    Returns:
-        bool `[N]`, true for the chosen.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    quotas, remainders = np.divmod(sizes * count, len(labels))
-    largest = np.argsort(-remainders, kind="stable")[: count - quotas.sum()]
-    # Largest remainders: the quotas add up to `count`.
-    quotas[largest] += 1
-    chosen = np.zeros(len(labels), bool)
-    random = np.random.RandomState(0)
-    for label, quota in zip(classes, quotas, strict=True):
-        chosen[random.permutation(np.flatnonzero(labels == label))[:quota]] = True
-    return chosen

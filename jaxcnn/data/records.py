@@ -22,7 +22,7 @@ from jaxcnn.data.meter import Meter
 from jaxcnn.data.splits import Source, Split
 from jaxcnn.errors import UserError
 
-_SUGGESTED = ("digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
+_SUGGESTED = ("digits", "folder", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn_cropped")
 _MODES = {1: "L", 3: "RGB"}  # Pillow's name for images of so many channels
 # Records per read: one by one, each costs a call of the reader as well.
 _CHUNK = 1000
@@ -125,7 +125,7 @@ def _closest(name: str) -> str | None:
     """Returns the name of a data set that differs least, or not at all without case and signs."""
     known = [*_SUGGESTED, *tfds.list_builders(with_community_datasets=False)]
     base, slash, _ = name.partition("/")
-    if slash and base in known[1:]:  # digits, the first, is none of TFDS
+    if slash and base in known[2:]:  # digits and folder, the first, are none of TFDS
         configs = [f"{base}/{config}" for config in tfds.builder_cls(base).builder_configs]
         return next(iter(difflib.get_close_matches(name, configs, n=1)), None)
     plain = {re.sub("[^a-z0-9]", "", other): other for other in reversed(known)}

@@ -1,4 +1,4 @@
-"""What is a split, and which examples does a split string name?"""
+"""What is a split, which examples does a split string name, and how is a part held out?"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -29,12 +29,14 @@ class Source(NamedTuple):
         class_names: One name per label, in label order.
         split_infos: TFDS's description of every whole split, by name.
         read: Gives the whole split of that name.
+        identifying: The splits of which the fingerprint is made, as far as there are any.
     """
 
     title: str
     class_names: tuple[str, ...]
     split_infos: Mapping[str, Any]
     read: Callable[[str], Split]
+    identifying: tuple[str, ...] = ("train", "test")
 
 
 class Piece(NamedTuple):
@@ -43,6 +45,16 @@ class Piece(NamedTuple):
     name: str
     start: int
     stop: int
+
+
+def describe(sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Returns TFDS's descriptions of splits with so many examples, for `Source`."""
+    return {
+        name: tfds.core.SplitInfo(
+            name=name, shard_lengths=[size], num_bytes=0, filename_template=None
+        )
+        for name, size in sizes.items()
+    }
 
 
 def resolve(spec: str, source: Source) -> list[Piece]:
@@ -107,3 +119,30 @@ def _refusal(spec: str, source: Source, reason: str) -> UserError:
         f"split {spec!r} of {name} cannot be used: {reason.rstrip('.')}; {name} has {sizes}, to be "
         "written like 'train', 'train[:1000]', 'train[90%:]' or 'train+test'"
     )
+
+
+def stratified_choice(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Chooses `count` examples so that every class keeps its share, the same ones every time.
+
+    Shares are rounded down; the examples still missing go to the classes that lost most by it, the
+    smaller label first. Within a class `RandomState` chooses: NumPy promises that its stream never
+    changes (NEP 19), which it does not promise of `default_rng`.
+
+    Args:
+        labels: int32 `[N]`.
+        count: How many to choose, at most N.
+        seed: Of the choice within each class, from 0 on, below 2**32.
+
+    Returns:
+        bool `[N]`, true for the chosen.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    quotas, remainders = np.divmod(sizes * count, len(labels))
+    largest = np.argsort(-remainders, kind="stable")[: count - quotas.sum()]
+    # Largest remainders: the quotas add up to `count`.
+    quotas[largest] += 1
+    chosen = np.zeros(len(labels), bool)
+    random = np.random.RandomState(seed)
+    for label, quota in zip(classes, quotas, strict=True):
+        chosen[random.permutation(np.flatnonzero(labels == label))[:quota]] = True
+    return chosen

@@ -4,6 +4,7 @@ Reading changes nothing in the folder, works while the run is in progress, and n
 the folder.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -168,12 +169,12 @@ class Run:
             UserError: If the data cannot be had, or has other classes or images.
         """
         section = self.settings.dataset
-        loaded = data.load(
-            section.name,
-            data_dir=data_dir or section.data_dir,
-            train_split=section.train_split,
-            eval_split=split or section.eval_split,
-        )
+        given = dataclasses.asdict(section)
+        given |= {
+            "data_dir": data_dir or section.data_dir,
+            "eval_split": split or section.eval_split,
+        }
+        loaded = data.load(**given)
         shape = loaded.eval.images.shape[1:]
         if loaded.class_names != self.class_names or shape != self.image_shape:
             raise UserError(

@@ -4,7 +4,8 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxcnn.evaluate import evaluation, image_files
+from jaxcnn.data import image_files
+from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate import run_plots as run_plots
 from jaxcnn.evaluate.run import Run
 

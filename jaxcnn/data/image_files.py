@@ -4,11 +4,12 @@ Files come from anywhere: only the formats of `FORMATS` are decoded, nothing bey
 whatever is wrong with a file is said in one line that names it.
 """
 
+import contextlib
 import glob
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ SUFFIXES = (
 )  # fmt: skip
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
-# Folders in which macOS, Windows and Synology keep copies and previews that are no images of one's
-# own. Jupyter's .ipynb_checkpoints is hidden anyway.
-_UNWANTED = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+# Folders and files in which macOS, Windows and Synology keep copies, previews and settings that are
+# no images of one's own. Jupyter's .ipynb_checkpoints is hidden anyway.
+_UNWANTED = (
+    "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini",
+)  # fmt: skip
 _ANYWHERE = "choose a file in one of " + ", ".join(FORMATS)
 
 
@@ -91,24 +94,46 @@ def _meant(name: str, refuse: Callable[[str], None]) -> list[Path]:
 
 def _inside(folder: str, refuse: Callable[[str], None]) -> list[Path]:
     """Returns the image files below a folder; `refuse` gets a line about one that is unreadable."""
-    found = []
+    return sorted(path for path in files_below(folder, refuse) if is_image_name(path.name))
+
+
+def files_below(folder: str | Path, refuse: Callable[[str], None]) -> Iterator[Path]:
+    """Yields all files below a folder, in no order, but for those that programs keep there.
+
+    Args:
+        folder: Where to look.
+        refuse: Gets a line about each folder that cannot be read.
+    """
 
     def unreadable(error: OSError) -> None:
         refuse(f"{error.filename}: {error.strerror}: make the folder readable")
 
     for place, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not _is_private(name)]
-        found += [
-            Path(place, name)
-            for name in files
-            if Path(name).suffix.lower() in SUFFIXES and not _is_private(name)
-        ]
-    return sorted(found)
+        folders[:] = [name for name in folders if not is_private(name)]
+        yield from (Path(place, name) for name in files if not is_private(name))
 
 
-def _is_private(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Tells whether a file of this name should hold an image."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def is_private(name: str) -> bool:
     """Tells whether a file or folder of this name is a program's own, not a person's."""
     return name.startswith(".") or name in _UNWANTED
+
+
+@contextlib.contextmanager
+def decoding() -> Iterator[None]:
+    """While entered, `decode` may be called, from any number of threads.
+
+    What Python does about warnings is the same for all threads, so none of them may change it.
+    """
+    with warnings.catch_warnings():
+        # Pillow only warns below twice its limit.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of broken EXIF data, and the like
+        yield
 
 
 def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -121,6 +146,12 @@ def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         Refused: If the file cannot be used.
     """
+    with decoding():
+        return decode(path, shape)
+
+
+def decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Does what `read` does, within `decoding`."""
     height, width, channels = shape
     if channels not in (1, 3):
         raise UserError(
@@ -129,20 +160,15 @@ def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         )
     content = _bytes(path)
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns below twice its limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # of broken EXIF data, and the like
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                # The header is enough to refuse: no pixel has been decoded yet.
-                _check_pixels(image)
-                image.draft(
-                    "RGB", (2 * max(height, width),) * 2
-                )  # a JPEG can decode to a smaller size
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-            flat = _eight_bits(upright).convert("RGB" if channels == 3 else "L")
-            fitted = ImageOps.fit(flat, (width, height), Image.Resampling.BOX)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            # The header is enough to refuse: no pixel has been decoded yet.
+            _check_pixels(image)
+            # A JPEG can decode to a smaller size.
+            image.draft("RGB", (2 * max(height, width),) * 2)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+        flat = _eight_bits(upright).convert("RGB" if channels == 3 else "L")
+        fitted = ImageOps.fit(flat, (width, height), Image.Resampling.BOX)
     except Refused as error:
         raise Refused(f"{path}: {error}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
