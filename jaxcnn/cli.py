@@ -19,7 +19,7 @@ from jaxcnn.runtime.signals import Interrupted
 VERBS = {
     "train": "train a network; the same command again continues the run",
     "evaluate": "loss, accuracy, figures of each class and calibration of a run",
-    "predict": "classify image files with the network of a run",
+    "predict": "classify image files with a run's network, or a pretrained one",
     "plot": "draw the plots of a run, or the curves of several runs",
     "compare": "write a report, one HTML file, that compares runs",
     "layers": "print the layers of a network: shapes, parameters, memory",

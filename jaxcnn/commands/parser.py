@@ -59,10 +59,14 @@ class Parser(OneLineParser):
         """Parses the arguments of the verb; a path may begin with ~, the home directory.
 
         A verb that sets a default for `program` gets there all that follows the first `--`, as it
-        is; argparse itself drops a later `--`, which belongs to the program.
+        is; argparse itself drops a later `--`, which belongs to the program. One that sets a
+        default for `intermixed` has positional arguments that may be missing, before and after
+        options.
         """
         if self.get_default("program") is None:
-            result = self.parse_args(arguments)
+            intermixed = self.get_default("intermixed")
+            parse = self.parse_intermixed_args if intermixed else self.parse_args
+            result = parse(arguments)
             for name, value in vars(result).items():
                 setattr(result, name, self._expanded(value))
             return result

@@ -1,21 +1,16 @@
 """From stored pixels to what the network sees: random crop and flip, normalisation."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.ops.pixels import PixelStats
+from jaxcnn.ops.pixels import normalize as normalize  # for those who take both from here
+
 Transform = Callable[[jax.Array, jax.Array], jax.Array]
 """From a key and images uint8 `[..., H, W, C]` to images of the same shape and dtype."""
-
-
-class PixelStats(NamedTuple):
-    """Mean and standard deviation of each channel, in units of full scale (0..1)."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def pixel_stats(images: np.ndarray) -> PixelStats:
@@ -39,14 +34,6 @@ def pixel_stats(images: np.ndarray) -> PixelStats:
     std = np.sqrt(np.maximum(squares / pixels / 255**2 - mean**2, 0))
     std = np.where(std < 1e-6, 1.0, std)
     return PixelStats(tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist()))
-
-
-def normalize(images: jax.Array, stats: PixelStats) -> jax.Array:
-    """Maps uint8 `[B, H, W, C]`, 0..255, to float32 with mean 0 and variance 1 per channel."""
-    mean, std = (np.asarray(row).reshape(1, 1, 1, -1) for row in stats)
-    # Computed in float64 and rounded once; each pixel then takes one product and one difference.
-    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
-    return images.astype(jnp.float32) * scale - shift
 
 
 def create_augment(*, crop_padding: int, flip: bool, crop_mode: str = "zeros") -> Transform:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+HEAD = "classifier"
+"""Name of the layer that gives the logits, in every network."""
+
 GROUPS = ("kernel", "depthwise", "head", "norm")
 """Kernels of convolutions and dense layers; of depthwise convolutions; of the classifier; then all
 scales and biases."""
@@ -17,5 +20,5 @@ def parameter_group(path: tuple[Any, ...]) -> str:
     *layers, last = (entry.key for entry in path)
     if last != "kernel":
         return "norm"
-    named = {"depthwise_conv": "depthwise", "classifier": "head"}
+    named = {"depthwise_conv": "depthwise", HEAD: "head"}
     return named.get(layers[-1] if layers else "", "kernel")

@@ -26,7 +26,7 @@ MAIN_PATH = (
     "data/load.py",
     "data/batches.py",
     "data/augment.py",
-    "models/__init__.py",
+    "models/networks.py",
     "models/layers.py",
     "models/mobilenet.py",
     "train/metrics.py",
