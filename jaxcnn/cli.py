@@ -23,6 +23,7 @@ VERBS = {
     "plot": "draw the plots of a run, or the curves of several runs",
     "compare": "write a report, one HTML file, that compares runs",
     "layers": "print the layers of a network: shapes, parameters, memory",
+    "import": "make a run folder of weights that another program has trained",
     "lr_find": "find a learning rate by a range test of one epoch",
     "study": "train the four networks by the recipes of a budget, and compare them",
     "sweep": "train with several values and seeds, and compare what they reach",
@@ -39,7 +40,7 @@ flags has no `add_arguments`, and its `run` takes the arguments as they are.
 """
 
 # Verbs that use JAX at once; `train` first joins other processes.
-_COMPUTING = ("evaluate", "predict", "plot", "compare", "layers")
+_COMPUTING = ("evaluate", "predict", "plot", "compare", "layers", "import")
 
 _HELP = """\
 usage: jaxcnn VERB [ARGUMENTS]
@@ -52,7 +53,6 @@ examples:
   jaxcnn train --config lenet:digits        without a download
   jaxcnn evaluate runs/lenet-digits
   jaxcnn train --config mobilenet           on CIFAR-10, downloaded on first use
-  jaxcnn predict runs/mobilenet photo.jpg
 
 `jaxcnn VERB --help` explains a verb; `jaxcnn --version` prints the version."""
 

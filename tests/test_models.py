@@ -49,6 +49,9 @@ PUBLISHED = {
     "resnet44": _cifar_resnet_parameters(44),
     "resnet56": _cifar_resnet_parameters(56),
     "resnet110": 1_727_962,
+    # Option B: two 1x1 convolutions, each with a norm, in place of nothing.
+    "resnet20b": 269_722 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64,
+    "resnet56b": _cifar_resnet_parameters(56) + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64,
     # Option A shortcuts have no parameters, so a plain network has those of its residual twin.
     "plain20": 269_722,
     "plain32": _cifar_resnet_parameters(32),

@@ -125,7 +125,7 @@ def _imagenet(*blocks: int, bottleneck: bool = False) -> tuple[type[nn.Module], 
     return ResNet, {"blocks": blocks, "widths": (64, 128, 256, 512), "bottleneck": bottleneck}
 
 
-def _cifar(depth: int, **fields: bool) -> tuple[type[nn.Module], dict[str, Any]]:
+def _cifar(depth: int, **fields: bool | str) -> tuple[type[nn.Module], dict[str, Any]]:
     """Section 4.2: depth = 6 n + 2, n blocks in each of three stages, option A shortcuts."""
     # Two convolutions a block, three stages; the stem and the classifier are the other two.
     n = (depth - 2) // 6
@@ -140,6 +140,8 @@ VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet101": _imagenet(3, 4, 23, 3, bottleneck=True),
     "resnet152": _imagenet(3, 8, 36, 3, bottleneck=True),
     **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+    # With option B, as much public code has it, whose weights can be imported.
+    **{f"resnet{depth}b": _cifar(depth, shortcut="projection") for depth in (20, 56)},
     # The paper's plain networks (sec. 4.2, fig. 6 left): the same layers, no shortcut.
     **{f"plain{depth}": _cifar(depth, plain=True) for depth in (20, 32, 44, 56, 110)},
 }

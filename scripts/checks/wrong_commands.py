@@ -63,6 +63,14 @@ def get_config(dataset="digits"):
     config.model.name = "lenet"
     return config
 """
+# Weights of a LeNet as PyTorch code has them.
+LENET = {
+    "conv1.weight": (6, 3, 5, 5), "conv1.bias": (6,),
+    "conv2.weight": (16, 6, 5, 5), "conv2.bias": (16,),
+    "fc1.weight": (120, 400), "fc1.bias": (120,),
+    "fc2.weight": (84, 120), "fc2.bias": (84,),
+    "fc3.weight": (10, 84), "fc3.bias": (10,),
+}  # fmt: skip
 
 
 class Outcome(NamedTuple):
@@ -92,6 +100,7 @@ def make_template(folder: Path, cheap: bool) -> None:
     from PIL import Image
 
     from jaxcnn.data.cifar10 import published
+    from jaxcnn.exchange import torch_file
 
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
@@ -107,6 +116,10 @@ def make_template(folder: Path, cheap: bool) -> None:
     ):
         image.save(folder / name)
     (folder / "own.py").write_text(OWN, encoding="utf-8")
+    torch_file.write(
+        folder / "weights.pt",
+        {name: np.full(shape, 0.01, np.float32) for name, shape in LENET.items()},
+    )
     layout = published.SETS["cifar10"].binary
     (folder / layout.folder).mkdir()
     for name in (*layout.train, *layout.test):

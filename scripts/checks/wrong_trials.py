@@ -29,6 +29,7 @@ _RIGHT = {
     "config": ["lenet:digits"],
     "dataset": ["cifar10"],
     "count": ["1"],
+    "file": ["weights.pt"],
 }
 _TINY = [
     "--train.epochs=1",
@@ -59,6 +60,7 @@ _BASES = {
     "study": [["--status"], ["--status", "--out=studied"]],
     "sweep": [["lenet:digits", "--set=optim.peak_lr=0.1,0.2", *_SET, "--out=swept"]],
     "lr_find": [["lenet:digits", "--steps=20", *_SET, "--out=found"]],
+    "import": [["weights.pt", "--model=lenet", "--out=imported"]],
     "plot": [["run", "--out=drawn"], ["run", "other", "--out=both.png"]],
     "layers": [["lenet:digits"], ["own.py"], ["run"], ["run/config.json"]],
 }
@@ -80,7 +82,7 @@ WORDS = (
 FILES = (
     "own.py", "run/config.json", "run/metrics.jsonl", "run/summary.json", "run/environment.json",
     "run/checkpoints/*", "good.png", "grey.jpg", "pictures/*", "cifar-10-binary.tar.gz",
-    "cifar-10-batches-bin/*", "data/*",
+    "cifar-10-batches-bin/*", "data/*", "weights.pt",
 )  # fmt: skip
 
 

@@ -1,0 +1,121 @@
+"""A network as files of other programs see it: its layers in order, with the arrays of each."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxcnn import models
+from jaxcnn.models import summary
+
+# Names of a layer's arrays here and in PyTorch, in the order in which PyTorch has them.
+_NORM = {
+    "params/scale": "weight",
+    "params/bias": "bias",
+    "batch_stats/mean": "running_mean",
+    "batch_stats/var": "running_var",
+}
+_OTHER = {"params/kernel": "weight", "params/bias": "bias"}
+
+
+class Layer(NamedTuple):
+    """A convolution, dense layer or norm.
+
+    Attributes:
+        name: Its path, such as "stage2_block1/conv1".
+        kind: "conv", "dense" or "norm".
+        arrays: Path of each array, such as "params/stage2_block1/conv1/kernel" -> its last name in
+            PyTorch.
+        output: Shape of what it gives for one image.
+    """
+
+    name: str
+    kind: str
+    arrays: dict[str, str]
+    output: tuple[int, ...]
+
+
+class Network(NamedTuple):
+    """A network without its numbers.
+
+    Attributes:
+        name: Its name in `jaxcnn.models`.
+        module: The flax module.
+        image_shape: (H, W, C).
+        layers: In order of use.
+        shapes: Of each array, by path.
+    """
+
+    name: str
+    module: nn.Module
+    image_shape: tuple[int, int, int]
+    layers: list[Layer]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def family(self) -> str:
+        """Its family in `jaxcnn.models`."""
+        return models.FAMILY[self.name]
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        shapes = [s for path, s in self.shapes.items() if path.startswith("params/")]
+        return sum(math.prod(shape) for shape in shapes)
+
+
+def describe(name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
+    """Returns the layers and shapes of a network, without computing anything."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    tree = jax.eval_shape(
+        lambda key, x: module.init(key, x, train=False), jax.random.key(0), images
+    )
+    shapes = {path: leaf.shape for path, leaf in flatten(tree).items()}
+    layers = []
+    for row in summary.layers(module, image_shape):
+        kind = row.kind if row.kind in ("dense", "norm") else "conv"
+        names = _NORM if kind == "norm" else _OTHER
+        found = {}
+        for path, last in names.items():
+            collection, _, leaf = path.partition("/")
+            if (full := f"{collection}/{row.name}/{leaf}") in shapes:
+                found[full] = last
+        layers.append(Layer(row.name, kind, found, row.output))
+    return Network(name, module, image_shape, layers, shapes)
+
+
+def flatten(variables: Any) -> dict[str, Any]:
+    """Returns the leaves of {"params", "batch_stats"} by path, such as "params/conv1/kernel"."""
+    return {
+        "/".join(str(key.key) for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+
+
+def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `flatten` was given; "batch_stats" is there also where it is empty."""
+    tree: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for path, array in arrays.items():
+        *names, last = path.split("/")
+        place = tree
+        for name in names:
+            place = place.setdefault(name, {})
+        place[last] = array
+    return tree
+
+
+def from_torch(array: np.ndarray) -> np.ndarray:
+    """Transposes: kernels OIHW to HWIO (depthwise ones, too), dense [out, in] to [in, out]."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.T if array.ndim == 2 else array
+
+
+def to_torch(array: np.ndarray) -> np.ndarray:
+    """The inverse of `from_torch`."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    return array.T if array.ndim == 2 else array

@@ -1,0 +1,397 @@
+"""`jaxcnn import`: weights of other programs compute here what they compute there."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMALL
+
+from jaxcnn import models
+from jaxcnn.data.augment import PixelStats
+from jaxcnn.evaluate.run import Run
+from jaxcnn.exchange import importing, match, names, network, orders, safetensors, sources
+from jaxcnn.exchange.network import flatten, from_torch, to_torch
+from jaxcnn.exchange.torch_file import write
+
+SHAPE = (16, 16, 3)
+
+
+def described(small, name):
+    """A small network, described as if it were the one called `name`."""
+    return network.describe(name, SMALL[small], SHAPE)
+
+
+def layout(source, network_name):
+    (found,) = sources.layouts(network_name, source)
+    return found
+
+
+def random_state(into, layout, seed=0):
+    """A state dict of a source with random numbers, counters included."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for path, name in names.of_arrays(into, names.of_layers(into, layout.rows)).items():
+        shape = to_torch(np.empty(into.shapes[path])).shape
+        state[name] = rng.normal(size=shape).astype(np.float32) * (0.3 if len(shape) > 1 else 0.1)
+        if path.endswith(("/var", "/scale")):
+            state[name] = 1 + np.abs(state[name])
+        if path.endswith("/var"):
+            state[name.replace("running_var", match.COUNTER)] = np.array(3)
+    return state
+
+
+# Networks as their sources have them, [B, C, H, W], in plain NumPy.
+
+
+def conv(x, w, stride=1, pad=None):
+    pad = w.shape[2] // 2 if pad is None else pad
+    x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
+    windows = windows[:, :, ::stride, ::stride]
+    if w.shape[1] == 1 and x.shape[1] > 1:  # depthwise
+        return np.einsum("bchwyx,cyx->bchw", windows, w[:, 0])
+    return np.einsum("bchwyx,ocyx->bohw", windows, w, optimize=True)
+
+
+def pool(x, reduce):
+    b, c, h, w = x.shape
+    return reduce(x.reshape(b, c, h // 2, 2, w // 2, 2), axis=(3, 5))
+
+
+class Torch:
+    """A state dict whose layers can be called by name."""
+
+    def __init__(self, state):
+        """Computes in float64."""
+        self.state = {name: array.astype(np.float64) for name, array in state.items()}
+
+    def __getitem__(self, name):
+        """The array called `name`."""
+        return self.state[name]
+
+    def bn(self, x, name):
+        scale, bias, mean, var = (
+            self[f"{name}.{last}"].reshape(-1, 1, 1)
+            for last in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+    def bn_relu(self, x, name):
+        return np.maximum(self.bn(x, name), 0)
+
+    def linear(self, x, name):
+        return x @ self[f"{name}.weight"].T + self[f"{name}.bias"]
+
+
+def lenet(t, x):
+    for layer in ("conv1", "conv2"):
+        x = conv(x, t[f"{layer}.weight"], pad=0) + t[f"{layer}.bias"].reshape(-1, 1, 1)
+        x = pool(np.maximum(x, 0), np.max)
+    x = x.reshape(len(x), -1)
+    x = np.maximum(t.linear(x, "fc1"), 0)
+    return t.linear(np.maximum(t.linear(x, "fc2"), 0), "fc3")
+
+
+def residual(t, x, shortcut, last, blocks=("layer1.0", "layer2.0"), count=2):
+    x = t.bn_relu(conv(x, t["conv1.weight"]), "bn1")
+    for stage, name in enumerate(blocks):
+        stride = 2 if stage else 1
+        y = x
+        for i in range(1, count + 1):
+            step = stride if i == (1 if count == 2 else 2) else 1
+            y = t.bn(conv(y, t[f"{name}.conv{i}.weight"], step), f"{name}.bn{i}")
+            y = np.maximum(y, 0) if i < count else y
+        x = np.maximum(y + shortcut(t, x, y, name, stride), 0)
+    return t.linear(x.mean((2, 3)), last)
+
+
+def centered_zeros(t, x, y, name, stride):
+    """akamaster: half of the new channels before the old ones."""
+    half = (y.shape[1] - x.shape[1]) // 2
+    return np.pad(x[:, :, ::stride, ::stride], ((0, 0), (half, half), (0, 0), (0, 0)))
+
+
+def projection(branch):
+    def shortcut(t, x, y, name, stride):
+        if f"{name}.{branch}.0.weight" not in t.state:
+            return x
+        x = conv(x, t[f"{name}.{branch}.0.weight"], stride)
+        return t.bn(x, f"{name}.{branch}.1")
+
+    return shortcut
+
+
+def newest_first(t, x):
+    """Kuangliu's DenseNet: [new, old]."""
+    x = conv(x, t["conv1.weight"])
+    for block in (1, 2):
+        for layer in (0, 1):
+            name = f"dense{block}.{layer}"
+            y = conv(t.bn_relu(x, f"{name}.bn1"), t[f"{name}.conv1.weight"])
+            y = conv(t.bn_relu(y, f"{name}.bn2"), t[f"{name}.conv2.weight"])
+            x = np.concatenate([y, x], 1)
+        if block == 1:
+            x = pool(conv(t.bn_relu(x, "trans1.bn"), t["trans1.conv.weight"]), np.mean)
+    return t.linear(t.bn_relu(x, "bn").mean((2, 3)), "linear")
+
+
+def without_bottleneck(t, x):
+    """Andreasveit's DenseNet: [old, new]."""
+    x = conv(x, t["conv1.weight"])
+    for block in (1, 2):
+        for layer in (0, 1):
+            name = f"block{block}.layer.{layer}"
+            y = conv(t.bn_relu(x, f"{name}.bn1"), t[f"{name}.conv1.weight"])
+            x = np.concatenate([x, y], 1)
+        if block == 1:
+            x = pool(conv(t.bn_relu(x, "trans1.bn1"), t["trans1.conv1.weight"]), np.mean)
+    return t.linear(t.bn_relu(x, "bn1").mean((2, 3)), "fc")
+
+
+def separable(t, x):
+    x = t.bn_relu(conv(x, t["conv1.weight"], 2), "bn1")
+    for block, stride in ((0, 1), (1, 2)):
+        name = f"layers.{block}"
+        x = t.bn_relu(conv(x, t[f"{name}.conv1.weight"], stride), f"{name}.bn1")
+        x = t.bn_relu(conv(x, t[f"{name}.conv2.weight"]), f"{name}.bn2")
+    return t.linear(x.mean((2, 3)), "linear")
+
+
+def weiaicunzai(t, x):
+    """Its names are another program's, with the same function as kuangliu's."""
+    plain = {}
+    for name, array in t.state.items():
+        name = name.replace("conv1.0.", "stem.").replace("conv1.1.", "bn1.")
+        for theirs, ours in (("0", "conv1"), ("1", "bn1"), ("3", "conv2"), ("4", "bn2")):
+            name = name.replace(f"residual_function.{theirs}.", f"{ours}.")
+        name = name.replace("conv2_x.", "layer1.").replace("conv3_x.", "layer2.")
+        plain[name.replace("stem.", "conv1.")] = array
+    return residual(Torch(plain), x, projection("shortcut"), "fc")
+
+
+CASES = {
+    "lenet": ("lenet", "lenet", "kuangliu", lenet),
+    "option A": (
+        *("resnet_padded", "resnet20", "akamaster"),
+        lambda t, x: residual(t, x, centered_zeros, "linear"),
+    ),
+    "option B": (
+        *("resnet", "resnet20b", "chenyaofo"),
+        lambda t, x: residual(t, x, projection("downsample"), "fc"),
+    ),
+    "kuangliu": (
+        *("resnet", "resnet18", "kuangliu"),
+        lambda t, x: residual(t, x, projection("shortcut"), "linear"),
+    ),
+    "bottleneck": (
+        *("resnet_bottleneck", "resnet50", "torchvision"),
+        lambda t, x: residual(t, x, projection("downsample"), "fc", count=3),
+    ),
+    "weiaicunzai": ("resnet", "resnet34", "weiaicunzai", weiaicunzai),
+    "newest first": ("densenet", "densenet121", "kuangliu", newest_first),
+    "no bottleneck": (
+        *("densenet_without_bottleneck", "densenet40_k12", "andreasveit"),
+        without_bottleneck,
+    ),
+    "mobilenet": ("mobilenet", "mobilenet_v1", "kuangliu", separable),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_imported_weights_compute_what_the_source_computes(case):
+    small, name, source, theirs = CASES[case]
+    into = described(small, name)
+    state = random_state(into, layout(source, name))
+    matched = match.match(state, into, source)
+    assert not matched.faults and set(matched.arrays) == set(into.shapes)
+    images = np.random.default_rng(1).normal(size=(3, *SHAPE)).astype(np.float32)
+    expected = theirs(Torch(state), images.transpose(0, 3, 1, 2).astype(np.float64))
+    variables = network.unflatten(matched.arrays)
+    logits = jax.jit(lambda v, x: SMALL[small].apply(v, x, train=False))(variables, images)
+    np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_order_of_channels_is_undone_by_its_inverse(case):
+    small, name, source, _ = CASES[case]
+    into = described(small, name)
+    for layer, order in layout(source, name).order(into).items():
+        (shape,) = (
+            into.shapes[next(iter(found.arrays))] for found in into.layers if found.name == layer
+        )
+        array = np.arange(np.prod(shape)).reshape(shape)
+        there = orders.permute(array, order, inverse=True)
+        np.testing.assert_array_equal(orders.permute(there, order), array)
+
+
+def test_transposes_are_undone():
+    for shape in ((3, 3, 5, 7), (4, 6), (5,)):
+        array = np.arange(np.prod(shape)).reshape(shape)
+        np.testing.assert_array_equal(from_torch(to_torch(array)), array)
+
+
+@pytest.mark.parametrize("small", [name for name in SMALL if name != "resnet_plain"])
+def test_every_source_names_every_array_of_its_networks_once(small):
+    stands_for = next(name for kind, name, *_ in CASES.values() if kind == small)
+    into = described(small, stands_for)
+    for found in sources.layouts(stands_for):
+        theirs = names.of_arrays(into, names.of_layers(into, found.rows))
+        assert len(set(theirs.values())) == len(into.shapes)
+
+
+def test_every_network_has_a_source_but_those_without_shortcuts():
+    known = {name for name in models.FAMILY if sources.layouts(name)}
+    assert known == {name for name in models.FAMILY if not name.startswith("plain")}
+
+
+def _case(case="option B"):
+    small, name, source, _ = CASES[case]
+    into = described(small, name)
+    return into, random_state(into, layout(source, name))
+
+
+def test_a_known_source_is_found_by_its_names():
+    for case in ("lenet", "option A", "option B", "kuangliu", "weiaicunzai", "newest first"):
+        into, state = _case(case)
+        matched = match.match(state, into)
+        assert (matched.layout.source, matched.faults) == (CASES[case][2], [])
+
+
+def test_names_that_two_functions_share_are_asked_for():
+    into, state = _case("bottleneck")
+    matched = match.match(state, into)
+    assert "a pooled stem, too (huyvnphan/PyTorch_CIFAR10)" in matched.faults[0]
+    assert "say --source torchvision" in matched.faults[0]
+    assert "max-pooling" in match.match(state, into, "huyvnphan").faults[0]
+
+
+def test_a_network_that_computes_something_else_is_refused_though_its_shapes_fit():
+    into = described("densenet", "densenet121")
+    state = random_state(into, layout("weiaicunzai", "densenet121"))
+    matched = match.match(state, into)
+    assert "transitions have no ReLU" in matched.faults[0]
+    # By their order alone they would fit.
+    renamed = {name.replace("features.", "f."): array for name, array in state.items()}
+    assert not match.match(renamed, into).faults
+
+
+def test_unknown_names_are_matched_by_order_and_shape():
+    into, state = _case()
+    order = {layer: f"net.{number}" for number, layer in enumerate(
+        dict.fromkeys(name.rpartition(".")[0] for name in state))}  # fmt: skip
+    renamed = {
+        f"{order[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": array
+        for name, array in state.items()
+    }
+    matched, expected = match.match(renamed, into), match.match(state, into)
+    assert matched.layout is None and not matched.faults and "order" in matched.how
+    for path, array in expected.arrays.items():
+        np.testing.assert_array_equal(matched.arrays[path], array)
+    assert "does not keep the order" in match.match(renamed, into, is_ordered=False).faults[0]
+
+
+def _change(state, name, array):
+    return {**state, name: array}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda s: _change(s, "fc.weight", np.zeros((7, 16), "f4")),
+            "1 of another shape (fc.weight 7",
+        ),
+        (lambda s: _change(s, "fc2.weight", np.zeros((7, 16), "f4")), "left over (fc2.weight)"),
+        (lambda s: {n: a for n, a in s.items() if n != "fc.bias"}, "1 missing (fc.bias)"),
+        (lambda s: _change(s, "fc.bias", np.full(10, np.nan, "f4")), "not all of its numbers"),
+        (lambda s: _change(s, "fc.bias", np.zeros(10, "i8")), "are int64, not floats"),
+        (lambda s: _change(s, "bn1.running_var", np.full(8, -1, "f4")), "a variance is negative"),
+        (lambda s: {f"x.{n}": a for n, a in s.items() if "fc" in n}, "has 1 layers, resnet20b has"),
+        (lambda s: {"a.weight": np.zeros((3, 3), "f4")}, "a is a dense, stem_conv a conv"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, fault):
+    into, state = _case()
+    matched = match.match(change(state), into)
+    assert any(fault in found for found in matched.faults), matched.faults
+
+
+def test_the_table_says_what_went_where_and_what_is_left_over():
+    into, state = _case()
+    state["fc.bias"] = state["fc.bias"].astype(np.float64)
+    lines = list(match.as_text(match.match(_change(state, "aux", np.zeros(2)), into).rows))
+    by_layer = {line.split()[0]: line.split() for line in lines}
+    assert by_layer["stem_conv"][1:4] == ["3x3x3x8", "conv1", "8x3x3x3"]
+    assert " ".join(by_layer["stem_conv"][4:]) == "OIHW to HWIO"
+    assert by_layer["stage2_block1/shortcut_norm"][1:4] == ["16", "layer2.0.downsample.1", "16"]
+    assert "left over" in lines[-1] and "aux" in lines[-1] and "counts of batches" in lines[-2]
+    assert len(lines) == 1 + len(into.layers) + 2
+
+
+def test_another_program_s_file_becomes_a_run_that_predicts(tmp_path, command):
+    module = models.create("lenet")
+    into = network.describe("lenet", module, (32, 32, 3))
+    state = random_state(into, layout("kuangliu", "lenet"))
+    write(tmp_path / "ckpt.pth", state)
+    out = tmp_path / "runs" / "imported"
+    code, said, _ = command("import", str(tmp_path / "ckpt.pth"), "--model=lenet", f"--out={out}")
+    assert code == 0 and "channels in another order" in said
+    assert "wrote" in said and "mean 0.4914, 0.4822, 0.4465" in said
+    run = Run(out)
+    step, variables = run.trained
+    expected = match.match(state, into).arrays
+    assert step == 0 and set(flatten(variables)) == set(expected)
+    for path, array in flatten(variables).items():
+        np.testing.assert_array_equal(array, expected[path])
+    assert run.settings.pixel_stats == PixelStats((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201))
+    assert run.class_names == importing.class_names("cifar10") and run.records == []
+    start = json.loads((out / "environment.json").read_text())["starts"][0]
+    assert start["imported"]["file"] == "ckpt.pth" and len(start["imported"]["sha256"]) == 64
+    assert sorted(path.name for path in out.parent.iterdir()) == ["imported"]
+
+
+def test_arrays_with_the_names_of_this_program_need_no_source(tmp_path, command):
+    into = network.describe("lenet", models.create("lenet"), (32, 32, 3))
+    arrays = {path: np.full(shape, 0.5, np.float16) for path, shape in into.shapes.items()}
+    safetensors.write(tmp_path / "own.safetensors", arrays)
+    pixels = ("--mean=0.5,0.5,0.5", "--std=0.25,0.25,0.25")
+    given = ("import", str(tmp_path / "own.safetensors"), "--model=lenet")
+    code, _, errors = command(*given, f"--out={tmp_path / 'a'}")
+    assert code == 1 and "are not known for cifar10: give --mean" in errors[-1]
+    code, said, _ = command(*given, f"--out={tmp_path / 'b'}", *pixels)
+    assert code == 0 and "matched by the names of this program" in said
+    _, variables = Run(tmp_path / "b").trained
+    assert all((array == 0.5).all() for array in flatten(variables).values())
+    assert Run(tmp_path / "b").settings.pixel_stats.std == (0.25,) * 3
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=lenet5"], "model.name='lenet5' is unknown"),
+        (["--model=lenet", "--mean=1,2,3", "--std=1,1,1"], "--mean=1,2,3 is not allowed"),
+        (["--model=lenet", "--mean=0,0,0", "--std=0,1,1"], "--std=0,1,1 is not allowed"),
+        (["--model=lenet", "--mean=0,0,0"], "--mean and --std belong together"),
+        (["--model=lenet", "--set=model.width=2"], "model.width is no option of lenet"),
+        (["--model=lenet", "--set=seed=2"], "--set seed=2 is not allowed: an option of the"),
+        (
+            ["--model=lenet", "--dataset=cifar100"],
+            "2 of another shape (fc3.weight 10x84, fc3.bias 10)",
+        ),
+        (["--model=lenet", "--source=akamaster"], "its names are not those of akamaster; sources"),
+        (["--model=resnet18"], "it has 5 layers, resnet18 has 41"),
+        (["--model=lenet", "--out=."], "--out=. exists: name a folder that is new"),
+        (["--model=lenet", "--out=ckpt.pt/x"], "--out=ckpt.pt/x cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    arguments, message, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    into = network.describe("lenet", models.create("lenet"), (32, 32, 3))
+    write(tmp_path / "ckpt.pt", random_state(into, layout("kuangliu", "lenet")))
+    code, _, errors = command("import", "ckpt.pt", "--out=new", *arguments)
+    assert code == 1 and message in errors[-1] and errors[-1].startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pt"]
