@@ -52,10 +52,11 @@ def moments(x: jax.Array, groups: int = 1) -> tuple[jax.Array, jax.Array]:
     """
     if groups > 1:
         return jax.vmap(moments)(in_groups(x, groups))
+    x, count = lax.stop_gradient(x), x.size // x.shape[-1]
+    total, squares = cpu_or_stock(power_sums, _plain_power_sums, x)
     # E[x^2] - E[x]^2 takes one reading of x, E[(x - E[x])^2] two. Rounding may leave less than 0.
-    values, axes = at_least_float32(lax.stop_gradient(x)), tuple(range(x.ndim - 1))
-    mean = jnp.mean(values, axes)
-    return mean, jnp.maximum(jnp.mean(jnp.square(values), axes) - jnp.square(mean), 0.0)
+    mean = total / count
+    return mean, jnp.maximum(squares / count - jnp.square(mean), 0.0)
 
 
 def normalize(
@@ -253,8 +254,21 @@ def grad_sums(dy: jax.Array, x: Chunk, mean: jax.Array, affine: Affine | None) -
     with set_xla_metadata(inlineable="false"):
         # [n, H, W / few, 2, C]: what remains to be added up is a small part of the two arrays.
         sums = jax.jit(partial)(dy, x.array, x.start, mean, affine)
-    total, by_x = jnp.sum(sums, (0, 1, 2))
+    # Each image for itself, on all cores, then the images: XLA adds up all at once on one core.
+    total, by_x = jnp.sum(lax.optimization_barrier(jnp.sum(sums, (1, 2))), 0)
     return total, by_x
+
+
+def power_sums(x: jax.Array) -> Sums:
+    """Sums over pixels of `x` and of its square, `[..., C]` to `[C]` each; float32 or better."""
+    zeros = jnp.zeros(x.shape[-1], jnp.promote_types(x.dtype, jnp.float32))
+    return grad_sums(x, Chunk.of(x), zeros, None)
+
+
+def _plain_power_sums(x: jax.Array) -> Sums:
+    """The definition of `power_sums`."""
+    values, axes = at_least_float32(x), tuple(range(x.ndim - 1))
+    return jnp.sum(values, axes), jnp.sum(jnp.square(values), axes)
 
 
 def plain_grad_sums(dy: jax.Array, x: jax.Array, mean: jax.Array, affine: Affine | None) -> Sums:

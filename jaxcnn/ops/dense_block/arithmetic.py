@@ -163,11 +163,6 @@ def images_in_chunk(array: jax.Array, images: int, channels: int) -> int:
     return chunk_size(images, height * width * channels * wide(array.dtype).itemsize)
 
 
-def pixel_sums(pixels: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-    """Sums over pixels, of each device alone: `[S, P, C]` to `[S, C]`."""
-    return jnp.sum(pixels if weights is None else pixels * weights, axis=-2)
-
-
 def product(pixels: jax.Array, matrix: jax.Array, by_onednn: bool = False) -> jax.Array:
     """`[S, P, C]` times `[C, F]`; by oneDNN `[P, C]`, float32."""
     if by_onednn:

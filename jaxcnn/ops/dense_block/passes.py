@@ -22,11 +22,10 @@ from jaxcnn.ops.dense_block.arithmetic import (
     View,
     Weights,
     flat_kernel,
-    pixel_sums,
     square_kernel,
     wide,
 )
-from jaxcnn.ops.dense_block.stages import Output, Stage, moments
+from jaxcnn.ops.dense_block.stages import Output, Stage, moments, power_sums
 from jaxcnn.ops.norm import along
 
 # Input channels of a loop's last layer over those of its first, at most, by whether there are
@@ -92,8 +91,7 @@ def forward(
     k = weights[0]["conv2"]["kernel"].shape[3]
     split = _split(x, shards)
     images = split.shape[-4]
-    pixels = split.reshape(*split.shape[:-4], -1, channels).astype(wide(x.dtype))
-    known = moments(pixel_sums(pixels), pixel_sums(pixels, pixels), x.size // channels)
+    known = moments(*power_sums(split.astype(wide(x.dtype))), x.size // channels)
     # Padded layers also read moments of channels that are still to come: zeros, which are finite.
     known = Moments(*(jnp.pad(array, (0, count * k)) for array in known))
     # The array of the whole block from the start: layers write into it, nothing is concatenated.

@@ -22,7 +22,6 @@ from jaxcnn.ops.dense_block.arithmetic import (
     images_in_chunk,
     outer,
     patches,
-    pixel_sums,
     product,
     scan_batch,
     shifted_sum,
@@ -92,7 +91,8 @@ class Stage(NamedTuple):
                 y = shifted_sum(y, (height, width), self.features)
             # Rounded as it is stored, so the moments are those of what later layers read.
             y = y.astype(array.dtype).astype(y.dtype)
-            return target.of(array).put(y, start), sums + pixel_sums(y), squares + pixel_sums(y, y)
+            values = power_sums(y.reshape(*shards, n, height, width, self.features))
+            return target.of(array).put(y, start), sums + values[0], squares + values[1]
 
         zeros = jnp.zeros((*shards, self.features), self.kernel.dtype)
         # For each pixel C numbers after norm and ReLU, and F or 9 F products.
@@ -190,6 +190,12 @@ def moments(sums: jax.Array, squares: jax.Array, count: int) -> Moments:
     # E[y^2] - E[y]^2, from sums of a single pass; rounding may leave less than zero.
     mean = over_shards(sums, 1) / count
     return Moments(mean, jnp.maximum(over_shards(squares, 1) / count - jnp.square(mean), 0))
+
+
+def power_sums(images: jax.Array) -> norms.Sums:
+    """`norms.power_sums` of each device alone: `[S, n, H, W, C]` to `[S, C]` each."""
+    of_device = norms.power_sums
+    return of_device(images) if images.ndim == 4 else jax.vmap(of_device)(images)
 
 
 def over_shards(array: jax.Array, ndim: int) -> jax.Array:
