@@ -38,6 +38,7 @@ ADDED: dict[str, Any] = {
     "optim.lookahead_alpha": 0.5,
     "optim.peak_at": 0.2,
     "optim.cooldown": 0.2,
+    "train.class_weights": "none",
     "train.ema_warmup": False,
     "train.keep_best": False,
     "train.patience": 0,

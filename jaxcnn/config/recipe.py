@@ -5,6 +5,7 @@ They are part of the sections of `schema`; a first reading can pass them over.
 
 from dataclasses import dataclass
 
+from jaxcnn.config import class_weights
 from jaxcnn.config.declare import ANY, Check, at_least, between, one_of, setting, within
 
 SCHEDULES = ("cosine", "multistep", "constant", "triangular", "onecycle", "1-sqrt")
@@ -120,6 +121,12 @@ class OptimRecipe:
 class TrainRecipe:
     """What else the training loop may do."""
 
+    class_weights: str = setting(
+        "none",
+        class_weights.ALLOWED,
+        "weights of the classes in the training loss; balanced: the "
+        "rarer a class, the more, N / (K N_c)",
+    )
     ema_warmup: bool = setting(
         False,
         ANY,

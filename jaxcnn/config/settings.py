@@ -16,7 +16,7 @@ from flax import linen as nn
 from ml_collections import config_dict
 
 from jaxcnn import models
-from jaxcnn.config import compat, schema, stored
+from jaxcnn.config import class_weights, compat, schema, stored
 from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augment import PixelStats, pixel_stats
 
@@ -78,6 +78,7 @@ class Settings(schema.Config):
         }
         if config.dataset.eval_split == "auto":
             tree["dataset"]["eval_split"] = dataset.eval_split
+        tree["train"]["class_weights"] = class_weights.decide(config.train.class_weights, dataset)
         if config.augment.flip is None:
             tree["augment"]["flip"] = schema.is_mirrored(config.dataset.name)
         if config.optim.warmup_epochs > config.train.epochs:

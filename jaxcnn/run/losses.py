@@ -31,6 +31,8 @@ def difference(
     reasons = []
     if smoothing := settings.train.label_smoothing:
         reasons.append(f"label smoothing ({smoothing:g}) counts in the training loss alone")
+    if settings.train.class_weights != "none":
+        reasons.append("classes have weights in the training loss alone")
     if settings.augment.mixup or settings.augment.cutmix:
         reasons.append("images are mixed in training alone")
     first = records[0]

@@ -13,6 +13,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
+from jaxcnn.config import class_weights
 from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augmentations.pipeline import create_augmentation
@@ -139,6 +140,7 @@ class Programs:
                 settings.pixel_stats,
                 settings.train.label_smoothing,
                 self._augmentation.mix,
+                class_weights.parse(settings.train.class_weights),
             ),
             optimizer=optimizer,
             augment=self._augmentation.transform,

@@ -44,21 +44,30 @@ def wrapped(
 
 
 def cross_entropy(
-    logits: jax.Array, targets: jax.Array | Targets, label_smoothing: float
+    logits: jax.Array,
+    targets: jax.Array | Targets,
+    label_smoothing: float,
+    class_weights: tuple[float, ...] | None = None,
 ) -> jax.Array:
     """Returns the loss of each example, float32 `[B]`, mixed as the images are.
 
-    Cross-entropy is linear in the target, so the loss of a mixed target is the mixed loss.
+    Cross-entropy is linear in the target, so the loss of a mixed target is the mixed loss. A weight
+    of the label's class multiplies the whole loss of that label, its smoothed part included.
 
     Args:
         logits: float32 `[B, K]`.
         targets: Labels, int32 `[B]`, or those of mixed images.
         label_smoothing: As `metrics.cross_entropy`.
+        class_weights: K numbers, see `config.class_weights`; None for equal ones.
     """
+
+    def of(labels: jax.Array) -> jax.Array:
+        losses = metrics.cross_entropy(logits, labels, label_smoothing)
+        return losses if class_weights is None else jnp.float32(class_weights)[labels] * losses
+
     if not isinstance(targets, Targets):
-        return metrics.cross_entropy(logits, targets, label_smoothing)
-    heavier = metrics.cross_entropy(logits, targets.heavier, label_smoothing)
-    lighter = metrics.cross_entropy(logits, targets.lighter, label_smoothing)
+        return of(targets)
+    heavier, lighter = of(targets.heavier), of(targets.lighter)
     return targets.weight * heavier + (1 - targets.weight) * lighter
 
 

@@ -75,12 +75,14 @@ class Objective(NamedTuple):
         pixel_stats: Of the training split's pixels.
         label_smoothing: See `metrics.cross_entropy`.
         mix: From `mixing.create_mix`; a mixed image counts as a hit of its heavier class.
+        class_weights: A number for each class, see `recipe.cross_entropy`; None for equal ones.
     """
 
     model: nn.Module
     pixel_stats: PixelStats
     label_smoothing: float = 0.0
     mix: Mix | None = None
+    class_weights: tuple[float, ...] | None = None
 
 
 def train_step(
@@ -118,7 +120,7 @@ def train_step(
     Returns:
         The state after the step, with the batch added to its sums.
     """
-    model, pixel_stats, label_smoothing, mix = objective
+    model, pixel_stats, smoothing, mix, weights = objective
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     images, targets = recipe.mixed(mix, augment_key, augment(augment_key, images), labels)
     grads, losses, logits, batch_stats = loss_and_grads(
@@ -129,7 +131,7 @@ def train_step(
         dropout_key,
         model=model,
         preprocess=lambda images: normalize(images, pixel_stats),
-        loss=lambda logits, targets: recipe.cross_entropy(logits, targets, label_smoothing),
+        loss=lambda logits, targets: recipe.cross_entropy(logits, targets, smoothing, weights),
     )
     rate = optimizer.learning_rate(state.step)
 

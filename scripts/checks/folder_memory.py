@@ -90,7 +90,9 @@ def make(photo: Photo) -> None:
     image = photo.source.resize(photo.size, Image.Resampling.BILINEAR, photo.box)
     exif = Image.Exif()
     exif[_ORIENTATION] = photo.orientation
-    options = {".png": {"compress_level": 1}, ".webp": {"method": 0}}.get(photo.path.suffix, {})
+    options: dict[str, Any] = {".png": {"compress_level": 1}, ".webp": {"method": 0}}.get(
+        photo.path.suffix, {}
+    )
     image.save(photo.path, exif=exif, **options)
 
 
