@@ -1,5 +1,6 @@
 """Folders of one's own images: what is read in which order, what is kept, and what is refused."""
 
+import hashlib
 import json
 import logging
 import os
@@ -14,8 +15,9 @@ from jaxcnn import data
 from jaxcnn.commands import config_flag
 from jaxcnn.config import compat
 from jaxcnn.config.settings import Settings
-from jaxcnn.data import cache, decoded, image_files
+from jaxcnn.data import cache, decoded, image_files, locate
 from jaxcnn.errors import UserError
+from jaxcnn.train import fit
 
 RNG = np.random.default_rng(3)
 
@@ -346,3 +348,61 @@ def test_a_run_trains_on_a_folder_and_its_network_classifies_files(root, tmp_pat
     assert evaluated["loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
     code, out, _ = command("predict", str(run), str(moved / "val/cat/a.bmp"), "--json")
     assert code == 0 and json.loads(out)["predictions"][0]["class"] in ("cat", "dog")
+
+
+def _in_a_folder(root, dataset, train, evaluation):
+    """Writes the first images of both splits as PNG; returns them in the order of a folder."""
+    ordered = []
+    for split, part, count in (
+        (dataset.train, "train", train),
+        (dataset.eval, "test", evaluation),
+    ):
+        names = []
+        for index, (image, label) in enumerate(zip(*split, strict=True)):
+            if index == count:
+                break
+            path = root / part / dataset.class_names[label] / f"{index:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image_files.png(image))
+            names.append(path.relative_to(root / part).as_posix())
+        key = lambda i, names=names: hashlib.sha256(names[i].encode()).hexdigest()  # noqa: E731
+        order = sorted(range(len(names)), key=key)
+        ordered.append(data.Split(split.images[order], split.labels[order]))
+    return ordered
+
+
+def test_a_data_set_written_as_png_has_the_same_pixels_labels_and_names(tmp_path):
+    digits = data.load("digits", data_dir="", train_split="train", eval_split="test")
+    train, evaluation = _in_a_folder(tmp_path, digits, 60, 30)
+    loaded = load(tmp_path)
+    assert loaded.class_names == digits.class_names
+    for found, expected in ((loaded.train, train), (loaded.eval, evaluation)):
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+@pytest.mark.slow
+def test_cifar10_in_a_folder_is_the_same_data_and_gives_the_same_training(tmp_path):
+    if not locate.find(locate.data_root(""), "cifar10"):
+        pytest.skip("CIFAR-10 is not prepared: TFDS_DATA_DIR names no directory that has it")
+    cifar = data.load("cifar10", data_dir="", train_split="train", eval_split="test")
+    train, evaluation = _in_a_folder(tmp_path / "images", cifar, 10_000, 1000)
+    config = config_flag.load("lenet:folder")
+    config.dataset.data_dir, config.dataset.train_split = str(tmp_path / "images"), "train[:2000]"
+    config.train.epochs, config.train.plots = 1, False
+    loaded = load(tmp_path / "images")
+    assert loaded.class_names == cifar.class_names
+    assert loaded.train.images.tobytes() == train.images.tobytes()
+    np.testing.assert_array_equal(loaded.train.labels, train.labels)
+    part = data.load(**config.dataset)
+    same = part._replace(
+        train=data.Split(train.images[:2000], train.labels[:2000]), eval=evaluation
+    )
+    for name, dataset in (("folder", part), ("arrays", same)):
+        fit.fit(config, dataset, tmp_path / name)
+    metrics = [
+        json.loads((tmp_path / n / "metrics.jsonl").read_text()) for n in ("folder", "arrays")
+    ]
+    timing = {"seconds", "images_per_second"}
+    first, second = ({k: v for k, v in m.items() if k not in timing} for m in metrics)
+    assert first == second and first["step"] == 2000 // config.train.batch_size
