@@ -42,6 +42,7 @@ WRITERS = {
     "torch-training": ("checks/torch_training.py", "training here and in PyTorch, by seeds"),
     "seeds": ("bench/seeds.py", "several seeds in one call, or one after another"),
     "devices": ("checks/devices.py", "the same training on any number of devices"),
+    "folder-memory": ("checks/folder_memory.py", "the memory of training on photographs"),
     "sums": ("checks/sums.py", "XLA's CPU options that compute correctly"),
     "torture": ("checks/torture.py", "runs that were killed, and their ends"),
     "planted-faults": ("checks/planted_faults.py", "faults that the fast tests find"),
