@@ -20,31 +20,48 @@ from jaxcnn.train import fit
 
 @pytest.mark.parametrize("budget", recipes.BUDGETS)
 def test_every_recipe_is_a_configuration_of_the_budgets_length(budget):
-    for network in recipes.NETWORKS:
-        config = recipes.config(budget, network, seed=1)
+    chosen = recipes.chosen(budget)
+    for network in chosen.seeds:
+        config = recipes.config(chosen, network, seed=1)
         schema.validate(config)
         check_network(config)
         assert (config.model.name, config.seed) == (network, 1)
-        assert config.train.epochs == recipes.BUDGETS[budget].epochs
+        assert config.train.epochs == chosen.epochs
         assert config.dataset.eval_split == "test"  # these are final runs
 
 
 @pytest.mark.parametrize("budget", recipes.BUDGETS)
-def test_shortcuts_alone_tell_resnet_from_its_plain_network(budget):
-    plain, residual = (recipes.recipe(budget, name) for name in ("plain20", "resnet20"))
+@pytest.mark.parametrize("layers", [20, 56])
+def test_shortcuts_alone_tell_resnet_from_its_plain_network(budget, layers):
+    chosen = recipes.chosen(budget)
+    plain, residual = (recipes.recipe(chosen, f"{kind}{layers}") for kind in ("plain", "resnet"))
     assert {key for key in plain if plain[key] != residual[key]} == {"model.name"}
+
+
+def test_a_part_of_a_budget_or_another_length_can_be_chosen():
+    night = recipes.chosen("night")
+    assert (night.folder, night.seeds["lenet"], night.seeds["densenet40_k12"]) == ("night", 3, 1)
+    part = recipes.chosen("night", ["resnet20", "lenet"], 60)
+    assert (part.folder, part.seeds) == ("night-60-epochs", {"lenet": 3, "resnet20": 3})
+    assert recipes.recipe(part, "lenet")["train.epochs"] == part.epochs == 60
+    assert recipes.chosen("hour", ["resnet56"]).seeds == {"resnet56": 1}
+    for wrong, line in [((["lent"],), "--networks=lent: the study has lenet"),
+                        (((), 0), "--epochs=0: at least 1")]:  # fmt: skip
+        with pytest.raises(UserError, match=line):
+            recipes.chosen("night", *wrong)
 
 
 def test_the_documentation_has_the_budgets():
     text = (Path(__file__).parents[1] / "docs" / "study.md").read_text()
     for name, budget in recipes.BUDGETS.items():
         data = {"digits": "digits", "cifar10": "CIFAR-10"}[budget.dataset]
-        assert f"| `{name}` | {data} | {budget.epochs} | {budget.seeds} | " in text
+        assert f"| `{name}` | {data} | {budget.epochs} | {sum(budget.seeds.values())} | " in text
 
 
 def test_the_four_families_are_trained():
-    families = {name.rstrip("0123456789").partition("40")[0] for name in recipes.NETWORKS}
-    assert families == {"lenet", "mobilenet", "resnet", "plain", "densenet"}
+    for budget in recipes.BUDGETS.values():
+        families = {name.rstrip("0123456789").partition("40")[0] for name in budget.seeds}
+        assert families == {"lenet", "mobilenet", "resnet", "plain", "densenet"}
 
 
 @pytest.mark.parametrize(
@@ -124,9 +141,10 @@ def fitted(monkeypatch):
 
 def test_all_networks_of_a_seed_come_before_the_next_seed(tmp_path, fitted, capsys):
     assert verb.run(_args(tmp_path, "--budget", "night")) == 1  # the plain network failed
-    assert fitted["trained"] == [(seed, name) for seed in range(3) for name in recipes.NETWORKS]
+    seeds = recipes.BUDGETS["night"].seeds
+    assert fitted["trained"] == [(seed, n) for seed in range(3) for n in seeds if seed < seeds[n]]
     # The report is of seed 0, whatever the others reached.
-    compared = [f"{name}-seed0" for name in recipes.NETWORKS if name != "plain20"]
+    compared = [f"{name}-seed0" for name in seeds if not name.startswith("plain")]
     assert fitted["reported"] == [compared]
     folder = tmp_path / "night"
     results = json.loads((folder / "study.json").read_text())
@@ -135,11 +153,11 @@ def test_all_networks_of_a_seed_come_before_the_next_seed(tmp_path, fitted, caps
         "mean": pytest.approx(0.71), "std": pytest.approx(0.01), "n": 3
     }  # fmt: skip
     assert [failure["seed"] for failure in rows["plain20"]["failures"]] == [0, 1, 2]
-    assert (results["trainings"], results["done"], results["failed"]) == (15, 15, 3)
+    assert (results["trainings"], results["done"], results["failed"]) == (16, 16, 4)
     assert rows["resnet20"]["recipe"]["train.epochs"] == recipes.BUDGETS["night"].epochs
     markdown, shown = (folder / "study.md").read_text(), capsys.readouterr().out
     assert (
-        "| lenet | 1,234 | 5.0 M | 12 | 3 | 71.00 ± 1.00 | 2.000 ± 0.000 | 1.000 ± 0.000 | - |"
+        "| lenet | 1,234 | 5.0 M | 20 | 3 | 71.00 ± 1.00 | 2.000 ± 0.000 | 1.000 ± 0.000 | - |"
         in markdown
     )
     for text in (markdown, shown):
@@ -166,8 +184,22 @@ def test_results_are_on_disk_after_every_training(tmp_path, fitted, monkeypatch)
 def test_the_status_is_read_and_nothing_is_trained_or_made(tmp_path, fitted, capsys):
     verb.run(_args(tmp_path / "new", "--status"))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:-1]] == [f"{n}-seed0" for n in recipes.NETWORKS]
+    names = recipes.BUDGETS["minutes"].seeds
+    assert [line.split()[0] for line in lines[1:-1]] == [f"{name}-seed0" for name in names]
     assert not fitted["trained"] and not (tmp_path / "new").exists()
+
+
+def test_a_part_is_trained_beside_what_is_finished(tmp_path, fitted):
+    verb.run(_args(tmp_path, "--networks", "mobilenet"))
+    verb.run(_args(tmp_path, "--networks", "lenet"))
+    assert fitted["trained"] == [(0, "mobilenet"), (0, "lenet"), (0, "mobilenet")]
+    results = json.loads((tmp_path / "minutes" / "study.json").read_text())
+    assert [row["network"] for row in results["networks"]] == ["lenet", "mobilenet"]
+    # One that has not reached its end is not trained because of another.
+    path = tmp_path / "minutes" / "runs" / "mobilenet-seed0" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": 1}))
+    verb.run(_args(tmp_path, "--networks", "lenet"))
+    assert fitted["trained"][3:] == [(0, "lenet")]
 
 
 def test_missing_data_end_the_study_before_it_begins(tmp_path, fitted, monkeypatch):
@@ -184,7 +216,7 @@ def test_an_epoch_tells_what_is_left_of_all(tmp_path, monkeypatch):
     said = []
     reporter = study.Observer()
     monkeypatch.setattr(reporter, "say", said.append)
-    jobs = study.jobs("minutes", tmp_path)
+    jobs = study.jobs(recipes.chosen("minutes"), tmp_path)
     jobs[0].path.mkdir(parents=True)
     record = {"epoch": 1, "step": 2, "learning_rate": 0.1, "train_loss": 1.0, "seconds": 30.0,
               "train_accuracy": 0.5, "eval_loss": 1.0, "eval_accuracy": 0.5,

@@ -3,6 +3,7 @@
 jaxcnn study                               # minutes, on digits, without a download
 jaxcnn study --budget hour
 jaxcnn study --budget night --status       # what is done, what is left; trains nothing
+jaxcnn study --budget night --networks lenet mobilenet --epochs 60
 
 Leaves in --out/BUDGET a run folder for each network and seed, report.html, study.md, study.json
 and pictures. The same command continues where it stopped, however often it is interrupted.
@@ -23,7 +24,7 @@ from jaxcnn.study import progress, recipes, study
 from jaxcnn.study.trainings import claimed
 
 _BUDGETS = "budgets:\n" + "\n".join(
-    f"  {name:8} {budget.dataset}, {budget.epochs} epochs, seeds: {budget.seeds}; "
+    f"  {name:8} {budget.dataset}, {budget.epochs} epochs, {sum(budget.seeds.values())} trainings; "
     f"{budget.description}"
     for name, budget in recipes.BUDGETS.items()
 )
@@ -38,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("study"), help="folder of the results (default: study)"
     )
+    parser.add_argument(
+        "--networks", nargs="+", default=(), metavar="NAME",
+        help=f"only these of {', '.join(recipes.NETWORKS)}, beside what is finished",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epochs", type=int, help="of every training; their results have a folder of their own"
+    )
     parser.add_argument("--data_dir", default="", help="TFDS directory; default: TFDS's own")
     parser.add_argument(
         "--status", action="store_true", help="show what is done and left, and train nothing"
@@ -46,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Trains what is left, compares, and prints the results; returns 1 if a training failed."""
-    out = args.out / args.budget
-    jobs = study.jobs(args.budget, out, args.data_dir)
+    budget = recipes.chosen(args.budget, args.networks, args.epochs)
+    out = args.out / budget.folder
+    jobs = study.jobs(budget, out, args.data_dir)
     if args.status:
         found = progress.states(jobs)
         print(f"{progress.table(found)}\n{progress.remaining(found)}")
@@ -58,12 +67,12 @@ def run(args: argparse.Namespace) -> int | None:
         found = progress.states(jobs)
         print(f"{progress.table(found)}\n{progress.remaining(found)}", flush=True)
         try:
-            results = study.run(args.budget, jobs, out, observers.create_reporter())
+            results = study.run(budget, jobs, out, observers.create_reporter())
             # Seed 0 stands for all: it is named beforehand, not picked by what it reached.
             first = [job.path for job in jobs if job.config.seed == 0]
             trained = [path for path in first if RunFiles(path).summary() is not None]
             if trained:
-                named, depths = runs.named(trained), recipes.BUDGETS[args.budget].depths
+                named, depths = runs.named(trained), budget.depths
                 with Meter("comparing", report.steps(named, depths), "steps") as meter:
                     report.write(
                         named, out, data_dir=args.data_dir, depths=depths,

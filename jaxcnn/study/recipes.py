@@ -5,32 +5,57 @@ What is not here is the default of `config.schema`. A residual and a plain netwo
 recipe: what tells them apart is the shortcut alone.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
 from jaxcnn.config import default_config, schema, use_dataset
+from jaxcnn.errors import UserError
 
 
 class Budget(NamedTuple):
     """What a budget buys.
 
     Attributes:
+        name: Of the budget.
         dataset: Name of the data set.
         epochs: Of every training.
-        seeds: Trainings of each network, with seeds from 0 on.
+        seeds: Networks in the order in which they are trained, and of each the number of trainings,
+            with seeds from 0 on.
         description: How long that takes, and where.
         values: Of all networks, by dotted key.
         depths: Layers of the untrained networks whose gradients the report compares.
     """
 
+    name: str
     dataset: str
     epochs: int
-    seeds: int
+    seeds: dict[str, int]
     description: str
     values: dict[str, Any]
     depths: tuple[int, ...] = (20, 56)
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its results."""
+        usual = self.epochs == BUDGETS[self.name].epochs
+        return self.name if usual else f"{self.name}-{self.epochs}-epochs"
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "lenet": {"optim.peak_lr": 0.05, "train.label_smoothing": 0.0},
+    "mobilenet": {"optim.peak_lr": 0.2, "optim.weight_decay": 1e-4},
+    "resnet20": {"optim.peak_lr": 0.1},
+    "plain20": {"optim.peak_lr": 0.1},
+    "resnet56": {"optim.peak_lr": 0.1},
+    "plain56": {"optim.peak_lr": 0.1},
+    "resnet18": {"optim.peak_lr": 0.1},
+    "densenet40_k12": {"optim.peak_lr": 0.1},
+}
+"""Values of each network, by dotted key, in the order in which they are trained."""
+
+_FIVE = ("lenet", "mobilenet", "resnet20", "plain20", "densenet40_k12")
 
 # A few epochs: gentle crops, and flips that show each image from both sides in turn
 # (Jordan 2024, arXiv:2404.00498, sec. 3.1 and 3.6).
@@ -47,53 +72,78 @@ _LONG = {"optim.warmup_epochs": 5.0}
 BUDGETS = {
     # Most of five minutes is compiling, so that there are no pictures of single runs.
     "minutes": Budget(
+        "minutes",
         "digits",
         epochs=2,
-        seeds=1,
+        seeds=dict.fromkeys(_FIVE, 1),
         description="under five minutes of two CPU cores, on data that is part of the installation",
         values={"optim.warmup_epochs": 0.5, "train.batch_size": 32, "train.plots": False},
         depths=(20,),
     ),
     "hour": Budget(
+        "hour",
         "cifar10",
         epochs=3,
-        seeds=1,
+        seeds=dict.fromkeys(_FIVE, 1),
         description="about an hour of two CPU cores, estimated",
         values={**_SHORT, "optim.warmup_epochs": 0.6, "train.label_smoothing": 0.0},
     ),
+    # Three seeds where a training takes minutes, one where it takes hours.
     "night": Budget(
+        "night",
         "cifar10",
-        epochs=12,
-        seeds=3,
-        description="about ten hours of two CPU cores, estimated",
-        values={**_SHORT, "optim.warmup_epochs": 2.4},
+        epochs=20,
+        seeds={
+            name: 3 if name in ("lenet", "mobilenet", "resnet20", "plain20") else 1
+            for name in NETWORKS
+        },
+        description="about twelve hours of two CPU cores, estimated",
+        values={**_SHORT, "optim.warmup_epochs": 4.0},
     ),
     # DenseNet's length (Huang et al. 2017, arXiv:1608.06993, sec. 4.2), the longest of the four.
     "full": Budget(
-        "cifar10", epochs=300, seeds=3, description="the published lengths, for a GPU", values=_LONG
+        "full",
+        "cifar10",
+        epochs=300,
+        seeds=dict.fromkeys(NETWORKS, 3),
+        description="the published lengths, for a GPU",
+        values=_LONG,
     ),
 }
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "lenet": {"optim.peak_lr": 0.05, "train.label_smoothing": 0.0},
-    "mobilenet": {"optim.peak_lr": 0.2, "optim.weight_decay": 1e-4},
-    "resnet20": {"optim.peak_lr": 0.1},
-    "plain20": {"optim.peak_lr": 0.1},
-    "densenet40_k12": {"optim.peak_lr": 0.1},
-}
-"""Values of each network, by dotted key, in the order in which they are trained."""
+
+def chosen(name: str, networks: Sequence[str] = (), epochs: int | None = None) -> Budget:
+    """Returns a budget, or a part of one.
+
+    Args:
+        name: A key of `BUDGETS`.
+        networks: The networks to train, of `NETWORKS`; none for those of the budget. One that the
+            budget leaves out is trained once.
+        epochs: Of every training; None for those of the budget.
+
+    Raises:
+        UserError: For a network that the study does not have, or less than an epoch.
+    """
+    budget = BUDGETS[name]
+    if unknown := [network for network in networks if network not in NETWORKS]:
+        raise UserError(f"--networks={unknown[0]}: the study has {', '.join(NETWORKS)}")
+    if epochs is not None and epochs < 1:
+        raise UserError(f"--epochs={epochs}: at least 1")
+    if networks:
+        named = [network for network in NETWORKS if network in networks]
+        budget = budget._replace(seeds={n: budget.seeds.get(n, 1) for n in named})
+    return budget if epochs is None else budget._replace(epochs=epochs)
 
 
-def recipe(budget: str, network: str) -> dict[str, Any]:
+def recipe(budget: Budget, network: str) -> dict[str, Any]:
     """Returns the values by dotted key that differ from the defaults for this data set."""
-    chosen = BUDGETS[budget]
-    common = {"model.name": network, "train.epochs": chosen.epochs}
-    return {**common, **chosen.values, **NETWORKS[network]}
+    common = {"model.name": network, "train.epochs": budget.epochs}
+    return {**common, **budget.values, **NETWORKS[network]}
 
 
-def config(budget: str, network: str, seed: int) -> config_dict.ConfigDict:
+def config(budget: Budget, network: str, seed: int) -> config_dict.ConfigDict:
     """Returns the configuration of one training of the study."""
-    made = use_dataset(default_config(), BUDGETS[budget].dataset)
+    made = use_dataset(default_config(), budget.dataset)
     for key, value in recipe(budget, network).items():
         schema.put(made, key, value)
     made.seed = seed

@@ -15,22 +15,32 @@ FILES = ("study.json", "study.md")
 """What the study writes beside its run folders, before the report."""
 
 
-def jobs(budget: str, out: Path, data_dir: str = "") -> list[Job]:
+def jobs(budget: recipes.Budget, out: Path, data_dir: str = "") -> list[Job]:
     """Returns the trainings of a budget: of each seed all networks, those that take longest last.
 
+    Those that other parts of the budget have finished in the same folder are among them.
+
     Args:
-        budget: A key of `recipes.BUDGETS`.
+        budget: From `recipes.chosen`.
         out: The folder of the results; runs lie in runs/.
         data_dir: A TFDS directory; empty for the default.
     """
     found = []
-    for seed in range(recipes.BUDGETS[budget].seeds):
-        for network in recipes.NETWORKS:
+    counts = {**recipes.BUDGETS[budget.name].seeds, **budget.seeds}
+    for seed in range(max(counts.values())):
+        for network in [name for name in recipes.NETWORKS if seed < counts.get(name, 0)]:
             config = recipes.config(budget, network, seed)
             config.dataset.data_dir = data_dir
             name = f"{network}-seed{seed}"
-            found.append(Job(name, config, out / "runs" / name))
+            job = Job(name, config, out / "runs" / name)
+            if seed < budget.seeds.get(network, 0) or _is_finished(job):
+                found.append(job)
     return found
+
+
+def _is_finished(job: Job) -> bool:
+    summary = RunFiles(job.path).summary()
+    return summary is not None and summary["epoch"] == job.config.train.epochs
 
 
 class Remaining(Observer):
@@ -45,11 +55,13 @@ class Remaining(Observer):
         self._observer.say(f"  {progress.remaining(progress.states(self._jobs))}")
 
 
-def run(budget: str, all_jobs: list[Job], out: Path, observer: Observer) -> dict[str, Any]:
+def run(
+    budget: recipes.Budget, all_jobs: list[Job], out: Path, observer: Observer
+) -> dict[str, Any]:
     """Trains what is left and returns the results; `FILES` follow after every training.
 
     Args:
-        budget: A key of `recipes.BUDGETS`.
+        budget: From `recipes.chosen`.
         all_jobs: From `jobs`.
         out: The folder of the results, which the caller has claimed.
         observer: Gets the progress.
@@ -60,18 +72,19 @@ def run(budget: str, all_jobs: list[Job], out: Path, observer: Observer) -> dict
     """
     trainings = Trainings(all_jobs)
     outcomes: list[Outcome] = []
-    results = _results(budget, outcomes)
+    results = _results(budget, all_jobs, outcomes)
     for outcome in trainings.run(ObserverList(observer, Remaining(all_jobs, observer))):
         outcomes.append(outcome)
-        results = _results(budget, outcomes)
+        results = _results(budget, all_jobs, outcomes)
         write_atomically(out / FILES[0], json.dumps(results, indent=2, allow_nan=False) + "\n")
         write_atomically(out / FILES[1], markdown(results))
     return results
 
 
-def _results(budget: str, outcomes: list[Outcome]) -> dict[str, Any]:
+def _results(
+    budget: recipes.Budget, all_jobs: list[Job], outcomes: list[Outcome]
+) -> dict[str, Any]:
     """Returns what the trainings so far have reached, the content of study.json."""
-    chosen = recipes.BUDGETS[budget]
     networks: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         networks.setdefault(outcome.job.config.model.name, []).append(outcome)
@@ -80,10 +93,9 @@ def _results(budget: str, outcomes: list[Outcome]) -> dict[str, Any]:
     config = RunFiles(first).read_json("config.json") if first else None
     starts = RunFiles(first).starts() if first else []
     return {
-        "budget": budget,
-        "epochs": chosen.epochs,
-        "seeds": chosen.seeds,
-        "trainings": chosen.seeds * len(recipes.NETWORKS),
+        "budget": budget.name,
+        "epochs": budget.epochs,
+        "trainings": len(all_jobs),
         "done": len(outcomes),
         "failed": summaries.count(None),
         "dataset": config["dataset"] if config else None,
@@ -92,7 +104,7 @@ def _results(budget: str, outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def _of_network(budget: str, network: str, outcomes: list[Outcome]) -> dict[str, Any]:
+def _of_network(budget: recipes.Budget, network: str, outcomes: list[Outcome]) -> dict[str, Any]:
     summary = next((outcome.summary for outcome in outcomes if outcome.summary is not None), None)
     runs, failures = reached(outcomes)
     scores = ("eval_accuracy", "eval_loss", "train_loss", "total_seconds")
