@@ -39,6 +39,7 @@ ADDED: dict[str, Any] = {
     "optim.peak_at": 0.2,
     "optim.cooldown": 0.2,
     "train.class_weights": "none",
+    "train.init_from": "",
     "train.ema_warmup": False,
     "train.keep_best": False,
     "train.patience": 0,

@@ -127,6 +127,12 @@ class TrainRecipe:
         "weights of the classes in the training loss; balanced: the "
         "rarer a class, the more, N / (K N_c)",
     )
+    init_from: str = setting(
+        "",
+        ANY,
+        "weights to begin with: a name of `jaxcnn predict --pretrained`, a .safetensors file or a "
+        "run folder; the head is new where the number of classes is another; empty: random ones",
+    )
     ema_warmup: bool = setting(
         False,
         ANY,

@@ -22,3 +22,8 @@ def parameter_group(path: tuple[Any, ...]) -> str:
         return "norm"
     named = {"depthwise_conv": "depthwise", HEAD: "head"}
     return named.get(layers[-1] if layers else "", "kernel")
+
+
+def is_head(path: str) -> bool:
+    """Whether a path, such as "params/classifier/kernel", is that of a variable of the head."""
+    return path.split("/")[-2:-1] == [HEAD]

@@ -18,9 +18,10 @@ from ml_collections import config_dict
 from jaxcnn.data import Dataset, batches
 from jaxcnn.errors import UserError
 from jaxcnn.runtime import memory
-from jaxcnn.train import fit, metrics
+from jaxcnn.train import fit, initial, metrics
 from jaxcnn.train.capacity import compile_programs
 from jaxcnn.train.programs import Programs
+from jaxcnn.train.step import TrainState
 
 LEAST_STEPS = 20
 _SMOOTHING = 0.02  # of the test: losses of batches are noise, their mean over this part is not
@@ -115,10 +116,11 @@ def run(
     settings = dataclasses.replace(
         settings, train=dataclasses.replace(settings.train, on_nonfinite="stop")
     )
+    weights = initial.load(settings, say) if settings.train.init_from else None
     say("compiling")
     programs = compile_programs(settings, dataset, mesh, exponential(low, high, steps))
     memory.release_compile_memory()
-    losses = _losses(programs, steps, say)
+    losses = _losses(programs, initial.state(programs, weights), steps, say)
     rates = np.geomspace(low, high, steps)
     if len(losses) < LEAST_STEPS // 2:
         raise UserError(
@@ -137,9 +139,11 @@ def run(
     }
 
 
-def _losses(programs: Programs, steps: int, say: Callable[[str], None]) -> np.ndarray:
+def _losses(
+    programs: Programs, state: TrainState, steps: int, say: Callable[[str], None]
+) -> np.ndarray:
     """Returns the loss of each step, float64 `[n]`, n below `steps` if the network diverges."""
-    settings, state = programs.settings, programs.init()
+    settings = programs.settings
     losses: list[float] = []
     mean = best = math.inf
     for epoch in range(-(-steps // settings.steps_per_epoch)):

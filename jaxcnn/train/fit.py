@@ -18,7 +18,7 @@ from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer, ObserverList, WarningKeeper
 from jaxcnn.runtime import distributed, environment, sharding
 from jaxcnn.runtime.signals import Interrupted, Interrupts
-from jaxcnn.train import limits, plan, start
+from jaxcnn.train import initial, limits, plan, start
 from jaxcnn.train.capacity import compile_programs
 from jaxcnn.train.loop import Training
 from jaxcnn.train.step import evaluated_variables
@@ -66,15 +66,16 @@ def fit(
         environment.check_deterministic()
     if settings.train.tensorboard:
         tensorboard.check_installed()
+    weights = initial.of_run(settings, run, observer.say)
     with Interrupts() as interrupts, contextlib.ExitStack() as lock:
         distributed.broadcast_from_process_0(
-            lambda: lock.enter_context(start.noted(run, settings, warned))
+            lambda: lock.enter_context(start.noted(run, settings, warned, weights))
         )
         observer.network(settings.model.name, rows)
         run_plots, observers = _observers(run, settings, observer)
         observers.say("compiling")
         programs = compile_programs(settings, dataset, mesh)
-        training = Training(programs, run, observers, interrupts)
+        training = Training(programs, run, observers, interrupts, weights)
         records = training.run_to_end()
         if why := losses.difference(settings, rows, records):
             observers.say(why)
@@ -97,6 +98,7 @@ def dry_run(
     settings, mesh, rows = prepare(config, dataset)
     run = RunDir(workdir)
     before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
+    initial.of_run(settings, run, observer.say)
     observer.network(settings.model.name, rows)
     observer.say("compiling")
     for line in plan.lines(compile_programs(settings, dataset, mesh)):

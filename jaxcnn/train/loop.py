@@ -16,7 +16,7 @@ from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
 from jaxcnn.runtime import distributed, memory
 from jaxcnn.runtime.signals import Interrupted, Interrupts
-from jaxcnn.train import metrics
+from jaxcnn.train import initial, metrics
 from jaxcnn.train.capacity import remedy
 from jaxcnn.train.programs import Programs
 from jaxcnn.train.step import TrainState, stopped
@@ -31,7 +31,12 @@ class Training:
     """
 
     def __init__(
-        self, programs: Programs, run: RunDir, observer: Observer, interrupts: Interrupts
+        self,
+        programs: Programs,
+        run: RunDir,
+        observer: Observer,
+        interrupts: Interrupts,
+        weights: initial.Weights | None = None,
     ) -> None:
         """Restores what was saved last.
 
@@ -40,9 +45,11 @@ class Training:
             run: The run folder, which is locked.
             observer: Gets the progress.
             interrupts: Signals that have arrived.
+            weights: What a new run begins with, see `initial.of_run`; None for random numbers.
         """
         self.programs, self.settings = programs, programs.settings
         self.run, self.observer, self.interrupts = run, observer, interrupts
+        self._weights = weights
         needed = programs.memory_needed()
         self._memory_remedy = remedy(self.settings, programs.mesh.size, needed)
         self.checkpoints = Checkpoints(
@@ -59,7 +66,7 @@ class Training:
         """Returns (step, state) of the newest valid checkpoint, or of the start."""
         newest = distributed.broadcast_from_process_0(self.newest_step)
         if newest < 0:
-            return 0, self.programs.init()
+            return 0, initial.state(self.programs, self._weights)
         state = self.checkpoints.restore_verified(newest, self.programs.template)
         self.observer.say(f"continuing after step {newest}")
         return newest, state

@@ -8,16 +8,20 @@ from jaxcnn.errors import UserError
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import WarningKeeper
 from jaxcnn.runtime import environment, notices
+from jaxcnn.train.initial import Weights
 
 
 @contextlib.contextmanager
-def noted(run: RunDir, settings: Settings, warned: WarningKeeper) -> Iterator[None]:
+def noted(
+    run: RunDir, settings: Settings, warned: WarningKeeper, weights: Weights | None = None
+) -> Iterator[None]:
     """Holds the folder's lock while entered; environment.json gets the start and its warnings.
 
     Args:
         run: The run folder.
         settings: Written as config.json.
         warned: Observes the run; what it has kept at the end is noted as well.
+        weights: What the run begins with, if not with random numbers.
 
     Raises:
         UserError: As `RunDir.locked`.
@@ -25,6 +29,8 @@ def noted(run: RunDir, settings: Settings, warned: WarningKeeper) -> Iterator[No
     with run.locked(settings.to_json()):
         before = run.starts()
         this = {"dataset": settings.facts.fingerprint, "epochs": settings.train.epochs}
+        if weights is not None:
+            this["init_from"] = weights.as_json()
         this = {**environment.describe(), **this, "warnings": notices.kept()}
         run.add_start(this)
         try:
