@@ -23,6 +23,7 @@ VERBS = {
     "plot": "draw the plots of a run, or the curves of several runs",
     "compare": "write a report, one HTML file, that compares runs",
     "layers": "print the layers of a network: shapes, parameters, memory",
+    "export": "write the network of a run for other programs",
     "import": "make a run folder of weights that another program has trained",
     "lr_find": "find a learning rate by a range test of one epoch",
     "study": "train the four networks by the recipes of a budget, and compare them",
@@ -40,7 +41,7 @@ flags has no `add_arguments`, and its `run` takes the arguments as they are.
 """
 
 # Verbs that use JAX at once; `train` first joins other processes.
-_COMPUTING = ("evaluate", "predict", "plot", "compare", "layers", "import")
+_COMPUTING = ("evaluate", "predict", "plot", "compare", "layers", "import", "export")
 
 _HELP = """\
 usage: jaxcnn VERB [ARGUMENTS]
@@ -51,7 +52,6 @@ Trains convolutional networks on small images and shows what they have learned.
 
 examples:
   jaxcnn train --config lenet:digits        without a download
-  jaxcnn evaluate runs/lenet-digits
   jaxcnn train --config mobilenet           on CIFAR-10, downloaded on first use
 
 `jaxcnn VERB --help` explains a verb; `jaxcnn --version` prints the version."""

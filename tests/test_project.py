@@ -35,6 +35,8 @@ DOORS = {
     "tensorflow_datasets": {"data"},
     "orbax": {"run"},
     "matplotlib": {"plots"},
+    "onnx": {"exchange"},
+    "onnxruntime": {"exchange"},
     "rich": {"run"},
     "safetensors": {"models"},
     "sklearn": {"data", "evaluate"},

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     importing.check_free(args.out)
     options = dict(map(_option, args.set))
     given = _pixels(args.mean, args.std)
-    found = importing.read(args.file)
+    found, card = importing.read(args.file)
     dataset = args.dataset or importing.dataset_of(found)
     if not dataset:
         raise UserError(
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file} does not fit {args.model}: {'; '.join(matched.faults)}; nothing is "
             "written, see the table"
         )
-    pixels = given or (matched.layout.pixels.get(dataset) if matched.layout else None)
+    stated = matched.layout.pixels.get(dataset) if matched.layout else importing.pixels_of(card)
+    pixels = given or stated
     if pixels is None:
         raise UserError(
             f"the mean and std by which the images of {args.file} were normalized in training are "
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         )
     made = importing.settings(args.model, options, dataset, pixels, args.file)
     importing.write_run(args.out, made, matched.arrays, importing.origin(args.file, matched.how))
-    if not matched.layout:
+    if matched.is_by_order:
         warn(
             f"note: matched by {matched.how}; whether the network computes the same is for you to "
             f"check: jaxcnn evaluate {args.out}"

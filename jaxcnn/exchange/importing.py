@@ -20,6 +20,7 @@ from jaxcnn.data.cifar10 import published
 from jaxcnn.errors import UserError
 from jaxcnn.exchange import safetensors, torch_file
 from jaxcnn.exchange.network import unflatten
+from jaxcnn.models.pretrained import read_card
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
 from jaxcnn.runtime import environment
@@ -31,15 +32,25 @@ DATASETS = tuple(published.SETS)
 """Data sets whose images and classes are known without reading them."""
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file, or of one of torch.save, by name.
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Returns (arrays by name, card or None) of a safetensors file, or of one of torch.save.
 
     Raises:
         UserError: If it cannot be read, is damaged or holds more than arrays.
     """
-    if path.suffix.lower() == safetensors.SUFFIX:
-        return safetensors.read(path).arrays
-    return torch_file.read(path)
+    if path.suffix.lower() != safetensors.SUFFIX:
+        return torch_file.read(path), None
+    arrays, metadata = safetensors.read(path)
+    return arrays, read_card(path, metadata)
+
+
+def pixels_of(card: Mapping[str, Any] | None) -> PixelStats | None:
+    """Returns the mean and std that a card of this program states; None where it states none."""
+    try:
+        stats = PixelStats(*(tuple(map(float, (card or {})[key])) for key in ("mean", "std")))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return stats if {len(stats.mean), len(stats.std)} == {published.IMAGE_SHAPE[-1]} else None
 
 
 def dataset_of(found: Mapping[str, np.ndarray]) -> str:

@@ -53,6 +53,11 @@ class Match:
     rows: list[Row] = dataclasses.field(default_factory=list)
     faults: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def is_by_order(self) -> bool:
+        """Whether nothing but order and shapes says which array is which."""
+        return self.layout is None and self.how != _OWN
+
 
 def match(
     found: Mapping[str, np.ndarray], into: Network, source: str = "", is_ordered: bool = True

@@ -106,6 +106,8 @@ def card(run: Run, name: str, step: int, accuracy: dict[str, Any] | None = None)
 def copy_of(fingerprint: str) -> str:
     """Returns whether a data set has the published pixels, in words."""
     title, _, digest = fingerprint.partition(" sha256:")
+    if not digest:  # weights that were imported
+        return "unknown"
     if "modified" not in title:
         return "the published images"
     return _COPIES.get(digest, "a copy whose pixels are not those that were published")

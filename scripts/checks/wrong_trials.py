@@ -60,6 +60,10 @@ _BASES = {
     "study": [["--status"], ["--status", "--out=studied"]],
     "sweep": [["lenet:digits", "--set=optim.peak_lr=0.1,0.2", *_SET, "--out=swept"]],
     "lr_find": [["lenet:digits", "--steps=20", *_SET, "--out=found"]],
+    "export": [
+        ["run", "--format=safetensors", "--out=net.safetensors"],
+        ["run", "--format=torch", "--out=net.pt"],
+    ],
     "import": [["weights.pt", "--model=lenet", "--out=imported"]],
     "plot": [["run", "--out=drawn"], ["run", "other", "--out=both.png"]],
     "layers": [["lenet:digits"], ["own.py"], ["run"], ["run/config.json"]],

@@ -1,0 +1,232 @@
+"""A network as an ONNX graph: the architectures once more, in the operations of ONNX.
+
+Arrays are [B, C, H, W] inside, as most runtimes compute. Whether the graph means the network is not
+taken on trust: every export is compared with it, see `exporting`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+import jaxcnn
+from jaxcnn.exchange import network, orders, weights
+from jaxcnn.exchange.subject import Subject
+from jaxcnn.models.layers import NORM_EPSILON
+from jaxcnn.ops.pixels import PixelStats
+
+OPSET = 17
+"""Version of the operations, of 2022; every runtime since then has them."""
+
+# The file format that belongs to it; newer ones are refused by runtimes of that time.
+_IR_VERSION = 8
+
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
+
+
+def build(subject: Subject) -> onnx.ModelProto:
+    """Returns the model: uint8 `[batch, H, W, C]` to float32 `[batch, K]`; card in its metadata."""
+    graph = _Graph(subject.arrays)
+    x = graph.normalized(INPUT, subject.run.settings.pixel_stats)
+    logits = _FAMILIES[subject.network.family](graph, subject.network, x)
+    graph.add("Identity", [logits], name=OUTPUT)
+    classes = subject.arrays["params/classifier/bias"].shape[0]
+    made = helper.make_graph(
+        graph.nodes,
+        subject.network.name,
+        [
+            helper.make_tensor_value_info(
+                INPUT, TensorProto.UINT8, [BATCH, *subject.network.image_shape]
+            )
+        ],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [BATCH, classes])],
+        graph.constants,
+    )
+    model = helper.make_model(
+        made,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="jaxcnn",
+        producer_version=jaxcnn.__version__,
+    )
+    card = weights.card(subject.run, subject.run.name, subject.step)
+    helper.set_model_props(model, {weights.CARD: json.dumps(card, allow_nan=False)})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """Nodes and constants that are being collected.
+
+    Attributes:
+        nodes: In order of use.
+        constants: Weights and other fixed arrays.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        """Takes the weights, by path."""
+        self._arrays = arrays
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, operation: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
+        """Adds a node and returns the name of its only output, by default a number."""
+        name = name or f"{operation}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, array: Any, dtype: Any = np.float32) -> str:
+        """Adds a constant and returns its name."""
+        content = np.ascontiguousarray(array, dtype)
+        self.constants.append(numpy_helper.from_array(content, name))
+        return name
+
+    def normalized(self, images: str, stats: PixelStats) -> str:
+        """uint8 [B, H, W, C] to float32 [B, C, H, W], as `ops.pixels.normalize` computes it."""
+        mean, std = (np.asarray(row).reshape(1, -1, 1, 1) for row in stats)
+        x = self.add("Cast", [images], to=TensorProto.FLOAT)
+        x = self.add("Transpose", [x], perm=[0, 3, 1, 2])
+        x = self.add("Mul", [x, self.constant("pixel_scale", 1 / (255 * std))])
+        return self.add("Sub", [x, self.constant("pixel_shift", mean / std)])
+
+    def conv(self, x: str, layer: str, stride: int = 1, padding: str = "SAME") -> str:
+        """A square convolution, depthwise if its kernel has one input channel of several."""
+        kernel = self._arrays[f"params/{layer}/kernel"]
+        margin = kernel.shape[0] // 2 if padding == "SAME" else 0
+        names = [x, self.constant(f"{layer}/kernel", network.to_torch(kernel))]
+        if (bias := f"params/{layer}/bias") in self._arrays:
+            names.append(self.constant(f"{layer}/bias", self._arrays[bias]))
+        return self.add(
+            "Conv",
+            names,
+            name=layer,
+            kernel_shape=list(kernel.shape[:2]),
+            strides=[stride, stride],
+            pads=[margin] * 4,
+            group=kernel.shape[3] if layer.endswith("depthwise_conv") else 1,
+        )
+
+    def norm(self, x: str, layer: str) -> str:
+        """A batch norm by its running statistics; runtimes fold it into a convolution before it."""
+        paths = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+        names = [
+            self.constant(f"{layer}/{path.rpartition('/')[2]}", self._arrays[path.format(layer)])
+            for path in paths
+        ]
+        return self.add("BatchNormalization", [x, *names], name=layer, epsilon=NORM_EPSILON)
+
+    def norm_relu(self, x: str, layer: str) -> str:
+        """A batch norm and ReLU."""
+        return self.relu(self.norm(x, layer))
+
+    def relu(self, x: str) -> str:
+        """ReLU."""
+        return self.add("Relu", [x])
+
+    def pool(self, x: str, operation: str) -> str:
+        """Of each 2x2 pixels: "MaxPool" or "AveragePool"."""
+        return self.add(operation, [x], kernel_shape=[2, 2], strides=[2, 2])
+
+    def dense(self, x: str, layer: str, kernel: np.ndarray | None = None) -> str:
+        """A dense layer of [B, C]; `kernel` replaces its own."""
+        own = self._arrays[f"params/{layer}/kernel"] if kernel is None else kernel
+        bias = self.constant(f"{layer}/bias", self._arrays[f"params/{layer}/bias"])
+        return self.add("Gemm", [x, self.constant(f"{layer}/kernel", own), bias], name=layer)
+
+    def classifier(self, x: str) -> str:
+        """The mean over all positions, and the dense layer "classifier"."""
+        return self.dense(self.add("Flatten", [self.add("GlobalAveragePool", [x])]), "classifier")
+
+    def channels(self, layer: str) -> tuple[int, int]:
+        """Input and output channels of a convolution."""
+        shape = self._arrays[f"params/{layer}/kernel"].shape
+        return shape[2], shape[3]
+
+    def has(self, layer: str) -> bool:
+        """Whether there is such a convolution."""
+        return f"params/{layer}/kernel" in self._arrays
+
+
+def _lenet(graph: _Graph, of: network.Network, x: str) -> str:
+    for layer in ("conv1", "conv2"):
+        x = graph.pool(graph.relu(graph.conv(x, layer, padding="VALID")), "MaxPool")
+    order = orders.flattened_channels_first(of)["dense1"]
+    kernel = orders.permute(graph._arrays["params/dense1/kernel"], order, inverse=True)
+    x = graph.relu(graph.dense(graph.add("Flatten", [x]), "dense1", kernel))
+    return graph.dense(graph.relu(graph.dense(x, "dense2")), "classifier")
+
+
+def _resnet(graph: _Graph, of: network.Network, x: str) -> str:
+    module: Any = of.module
+    x = graph.norm_relu(graph.conv(x, "stem_conv"), "stem_norm")
+    for stage, blocks in enumerate(module.blocks, start=1):
+        for block in range(1, blocks + 1):
+            name = f"stage{stage}_block{block}"
+            stride = 2 if stage > 1 and block == 1 else 1
+            strides = [1, stride, 1] if module.bottleneck else [stride, 1]
+            y = x
+            for index, step in enumerate(strides, start=1):
+                y = graph.norm(graph.conv(y, f"{name}/conv{index}", step), f"{name}/norm{index}")
+                y = graph.relu(y) if index < len(strides) else y
+            if not module.plain:
+                y = graph.add("Add", [y, _shortcut(graph, name, x, stride, len(strides))])
+            x = graph.relu(y)
+    return graph.classifier(x)
+
+
+def _shortcut(graph: _Graph, block: str, x: str, stride: int, last: int) -> str:
+    """The block's input, brought to the shape of its output."""
+    if graph.has(f"{block}/shortcut_conv"):
+        x = graph.conv(x, f"{block}/shortcut_conv", stride)
+        return graph.norm(x, f"{block}/shortcut_norm")
+    before, after = graph.channels(f"{block}/conv1")[0], graph.channels(f"{block}/conv{last}")[1]
+    if stride == 1 and before == after:
+        return x
+    # Option A: every second position, and zeros for the new channels.
+    limits = {
+        "starts": [0, 0],
+        "ends": [np.iinfo(np.int64).max] * 2,
+        "axes": [2, 3],
+        "steps": [stride, stride],
+    }
+    named = [graph.constant(f"{block}/{key}", row, np.int64) for key, row in limits.items()]
+    x = graph.add("Slice", [x, *named])
+    zeros = [0, 0, 0, 0, 0, after - before, 0, 0]
+    return graph.add("Pad", [x, graph.constant(f"{block}/zeros", zeros, np.int64)])
+
+
+def _densenet(graph: _Graph, of: network.Network, x: str) -> str:
+    module: Any = of.module
+    x = graph.conv(x, "stem_conv")
+    for block, depth in enumerate(module.blocks, start=1):
+        if block > 1:
+            name = f"transition{block - 1}"
+            x = graph.conv(graph.norm_relu(x, f"{name}_norm"), f"{name}_conv")
+            x = graph.pool(x, "AveragePool")
+        for layer in range(1, depth + 1):
+            name, y = f"block{block}_layer{layer}", x
+            for index in (1, 2) if module.bn_size else (2,):
+                y = graph.conv(graph.norm_relu(y, f"{name}/norm{index}"), f"{name}/conv{index}")
+            x = graph.add("Concat", [x, y], axis=1)
+    return graph.classifier(graph.norm_relu(x, "final_norm"))
+
+
+def _mobilenet(graph: _Graph, of: network.Network, x: str) -> str:
+    module: Any = of.module
+    x = graph.norm_relu(graph.conv(x, "stem_conv", module.stem_strides), "stem_norm")
+    for block, (_, stride) in enumerate(module.blocks, start=1):
+        for part, step in (("depthwise", stride), ("pointwise", 1)):
+            name = f"block{block}/{part}"
+            x = graph.norm_relu(graph.conv(x, f"{name}_conv", step), f"{name}_norm")
+    return graph.classifier(x)
+
+
+_FAMILIES: dict[str, Callable[[_Graph, network.Network, str], str]] = {
+    "lenet": _lenet,
+    "resnet": _resnet,
+    "densenet": _densenet,
+    "mobilenet": _mobilenet,
+}
