@@ -172,7 +172,7 @@ def test_program_prepares_and_says_what_next(tmp_path):
     assert str(root / "cifar10" / "3.0.2") in done.stdout
     assert load(root).fingerprint in done.stdout and "modified" in done.stdout
     assert f"jaxcnn train --config mobilenet --data_dir={root}" in done.stdout
-    again = run(*options, cwd=tmp_path)
+    again = run(*options, "--allow-modified", cwd=tmp_path)
     assert again.returncode == 0 and "was already prepared" in again.stdout
     assert again.stderr == ""
 

@@ -41,6 +41,7 @@ DOORS = {
     "safetensors": {"models"},
     "sklearn": {"data", "evaluate"},
     "PIL": {"data"},
+    "pyarrow": {"data"},
     "tensorboardX": {"run"},
 }
 

@@ -1,7 +1,9 @@
 """Prepares CIFAR-10 or CIFAR-100 for training, from an archive or by downloading it.
 
 jaxcnn prepare                                             # download, 170 MB
+jaxcnn prepare --from huggingface                          # the same images, 144 MB
 jaxcnn prepare --archive ~/cifar-10-binary.tar.gz
+jaxcnn prepare --archive train-00000-of-00001.parquet --archive test-00000-of-00001.parquet
 jaxcnn prepare cifar100 --archive cifar-100-python/ --data_dir data
 """
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from jaxcnn import data
 from jaxcnn.data.cifar10 import archive
-from jaxcnn.data.cifar10.prepare import prepare
+from jaxcnn.data.cifar10.prepare import HOSTS, prepare
 from jaxcnn.data.cifar10.published import SETS
 from jaxcnn.data.locate import data_root, expanded, find
 from jaxcnn.errors import UserError
@@ -23,9 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--archive",
-        default="",
+        action="append",
+        default=[],
         metavar="PATH",
-        help="the binary or python archive, or the folder it unpacks to; without it, download",
+        help="the binary or python archive, the folder it unpacks to, or parquet files or their "
+        "folder; without it, download",
+    )
+    parser.add_argument(
+        "--from",
+        dest="host",
+        choices=HOSTS,
+        help="the host to download from: the author's (default), or Hugging Face",
     )
     parser.add_argument(
         "--allow-modified",
@@ -42,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prepares the data set, reads it back and prints where it is and how to train on it."""
+    args.archive = [path for path in args.archive if path]
+    if args.host and args.archive:
+        raise UserError(f"--from={args.host} downloads what --archive has: give one of them")
     try:
         already = find(data_root(args.data_dir), args.dataset)
         if already and args.archive:
@@ -50,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
             args.dataset,
             data_dir=args.data_dir,
             archive_path=args.archive,
+            host=args.host or HOSTS[0],
             allow_modified=args.allow_modified,
         )
         # Reading it back shows that it can be read, and leaves the decoded images in the cache.
@@ -62,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"  {len(loaded.train.labels):,} train and {len(loaded.eval.labels):,} test images")
     print(f"  fingerprint: {loaded.fingerprint}")
     if already:
-        unused = f"{args.archive} was checked and not used; " if args.archive else ""
+        unused = f"{' '.join(args.archive)} was checked and not used; " if args.archive else ""
         print(f"  {unused}to prepare it anew, delete {directory} first")
     name = "mobilenet" if args.dataset == "cifar10" else f"mobilenet:{args.dataset}"
     option = f" --data_dir={data_root(args.data_dir)}" if args.data_dir else ""
@@ -72,7 +86,9 @@ def run(args: argparse.Namespace) -> None:
 def _check_unused(args: argparse.Namespace, already: Path) -> None:
     """Raises UserError if an archive that is not needed is missing, damaged or not as published."""
     try:
-        archive.read(expanded(args.archive), SETS[args.dataset], allow_modified=args.allow_modified)
+        paths = map(expanded, args.archive)
+        cifar = SETS[args.dataset]
+        archive.read(*paths, cifar=cifar, allow_modified=args.allow_modified)
     except UserError as error:
         raise UserError(
             f"{error}; {args.dataset} is prepared already in {already}, which is used where "

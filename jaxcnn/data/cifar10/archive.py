@@ -8,9 +8,11 @@ read.
 import hashlib
 import tarfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxcnn.data.cifar10 import parquet
 from jaxcnn.data.cifar10.published import Cifar, Layout
 from jaxcnn.errors import UserError
 
@@ -31,12 +33,13 @@ class Files(NamedTuple):
     modified: bool
 
 
-def read(path: Path, cifar: Cifar, *, allow_modified: bool) -> Files:
-    """Reads the example files from an archive or from an unpacked folder.
+def read(path: Path, *others: Path, cifar: Cifar, allow_modified: bool) -> Files:
+    """Reads the example files from an archive, from an unpacked folder or from parquet files.
 
     Args:
-        path: The binary or the python archive, the folder that one of them unpacks to, or the
-            folder above it.
+        path: The binary or the python archive, the folder that one of them unpacks to, the folder
+            above it, or a parquet file or the folder of such files.
+        *others: Further parquet files.
         cifar: Which data set to expect.
         allow_modified: Whether to accept what is not the published data.
 
@@ -44,13 +47,17 @@ def read(path: Path, cifar: Cifar, *, allow_modified: bool) -> Files:
         UserError: Nothing is there, it is damaged, or it is modified and that is not allowed.
     """
     try:
+        for other in (path, *others) if others else ():
+            if not parquet.is_meant(other):
+                raise UserError(
+                    f"{other} is one of several archives: only parquet files may be several"
+                )
+        found = {} if path.is_dir() and _layout(path, cifar) else parquet.find([path, *others])
+        if found:
+            return read_parquet(found, cifar, allow_modified=allow_modified)
         if path.is_dir():
             layout, content = _read_folder(path, cifar)
-            differing = [
-                name
-                for name, checksum in (layout.train | layout.test).items()
-                if hashlib.new(layout.checksum, content[name]).hexdigest() != checksum
-            ]
+            differing = _differing(layout, content)
             modified, origin = bool(differing), f"folder {path.resolve().name}"
             trouble = f"these files do not have the published checksums: {', '.join(differing)}"
         else:
@@ -67,33 +74,66 @@ def read(path: Path, cifar: Cifar, *, allow_modified: bool) -> Files:
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; give {cifar.binary.archive_name}, "
-            f"{cifar.python.archive_name} or the folder that one of them unpacks to"
+            f"{cifar.python.archive_name}, the folder that one of them unpacks to, or parquet files"
         ) from error
     if modified and not allow_modified:
-        raise UserError(
-            f"{path} is not the published {cifar.name}: {trouble}; get the published one, or add "
-            "--allow-modified to use this one, which every run will then say"
-        )
+        raise _modified(str(path), cifar, trouble)
     return Files(layout, content, origin, modified)
 
 
-def _read_folder(path: Path, cifar: Cifar) -> tuple[Layout, dict[str, bytes]]:
+def read_parquet(
+    files: Mapping[str, Sequence[Path]], cifar: Cifar, *, allow_modified: bool
+) -> Files:
+    """Reads parquet files of the splits `train` and `test`; as `read`, but for OSError."""
+    content = parquet.read(files, cifar)
+    paths = [path for split in parquet.SPLITS for path in files[split]]
+    modified = bool(_differing(cifar.binary, content))
+    if modified and not allow_modified:
+        trouble = "pixels or labels are not the published ones, or in another order"
+        raise _modified(" with ".join(map(str, paths)), cifar, trouble)
+    return Files(cifar.binary, content, ", ".join(path.name for path in paths), modified)
+
+
+def _differing(layout: Layout, content: dict[str, bytes]) -> list[str]:
+    """Returns the names of the files that have not the published checksums."""
+    return [
+        name
+        for name, checksum in (layout.train | layout.test).items()
+        if hashlib.new(layout.checksum, content[name]).hexdigest() != checksum
+    ]
+
+
+def _modified(what: str, cifar: Cifar, trouble: str) -> UserError:
+    return UserError(
+        f"{what} is not the published {cifar.name}: {trouble}; get the published one, or add "
+        "--allow-modified to use this one, which every run will then say"
+    )
+
+
+def _layout(path: Path, cifar: Cifar) -> tuple[Layout, Path] | None:
+    """Returns the layout of which a folder has files, and where they are; None if it has none."""
     for layout in (cifar.binary, cifar.python):
         for folder in (path, path / layout.folder):
-            names = [*layout.train, *layout.test]
-            found = [name for name in names if (folder / name).is_file()]
-            if not found:
-                continue
-            if missing := set(names) - set(found):
-                raise UserError(f"{folder} lacks {', '.join(sorted(missing))}: unpack it again")
-            for name in names:
-                _check_size(f"{folder / name}", (folder / name).stat().st_size, layout)
-            return layout, {name: (folder / name).read_bytes() for name in names}
-    raise UserError(
-        f"{path} holds no {cifar.name} files: expected {', '.join(cifar.binary.train)} or "
-        f"{', '.join(cifar.python.train)}, or a folder {cifar.binary.folder} or "
-        f"{cifar.python.folder}"
-    )
+            if any((folder / name).is_file() for name in (*layout.train, *layout.test)):
+                return layout, folder
+    return None
+
+
+def _read_folder(path: Path, cifar: Cifar) -> tuple[Layout, dict[str, bytes]]:
+    found = _layout(path, cifar)
+    if found is None:
+        raise UserError(
+            f"{path} holds no {cifar.name} files: expected {', '.join(cifar.binary.train)} or "
+            f"{', '.join(cifar.python.train)}, or a folder {cifar.binary.folder} or "
+            f"{cifar.python.folder}, or parquet files"
+        )
+    layout, folder = found
+    names = [*layout.train, *layout.test]
+    if missing := [name for name in sorted(names) if not (folder / name).is_file()]:
+        raise UserError(f"{folder} lacks {', '.join(missing)}: unpack it again")
+    for name in names:
+        _check_size(f"{folder / name}", (folder / name).stat().st_size, layout)
+    return layout, {name: (folder / name).read_bytes() for name in names}
 
 
 def _read_tar(path: Path, cifar: Cifar) -> tuple[Layout, dict[str, bytes]]:

@@ -36,35 +36,67 @@ def fetch(cifar: Cifar, root: Path) -> Path:
 
     Args:
         cifar: Which archive; its size and SHA-256 are checked.
-        root: The data directory; the archive lands in `downloads` below, where TFDS would put it.
+        root: The data directory, see `fetch_file`.
 
     Raises:
-        UserError: Within 10 s if the host cannot be reached; later if the transfer breaks off for
-            good or gives another file. It names the ways to do without the download.
+        UserError: As `fetch_file`, with the ways to do without the download.
     """
-    layout, transfer = cifar.binary, _Transfer()
+    layout = cifar.binary
     url_info = checksums.UrlInfo(
         size=tfds.core.utils.Size(layout.archive_bytes),
         checksum=layout.archive_sha256,
         filename=layout.archive_name,
     )
+    return fetch_file(layout.url, url_info, cifar.name, root, _ways_out(cifar))
+
+
+def fetch_hub(cifar: Cifar, root: Path) -> dict[str, list[Path]]:
+    """Returns the parquet files of each split from Hugging Face, downloading what is not there.
+
+    They have no published checksums: what they hold is checked when they are read.
+
+    Raises:
+        UserError: As `fetch`.
+    """
+    return {
+        split: [fetch_file(url, None, cifar.name, root, _ways_out(cifar))]
+        for split, url in cifar.hub.items()
+    }
+
+
+def fetch_file(
+    url: str, url_info: checksums.UrlInfo | None, name: str, root: Path, ways_out: str
+) -> Path:
+    """Returns the path of a file, downloading it unless it is there.
+
+    Args:
+        url: Where it is published.
+        url_info: Its size and SHA-256; None if they are not published.
+        name: Of the data set.
+        root: The data directory; the file lands in `downloads` below, where TFDS would put it.
+        ways_out: What to say on how to do without the download.
+
+    Raises:
+        UserError: Within 10 s if the host cannot be reached; later if the transfer breaks off for
+            good or gives another file.
+    """
+    transfer = _Transfer()
     manager = _Manager(
         transfer=transfer,
         download_dir=root / "downloads",
-        url_infos={layout.url: url_info},
-        dataset_name=cifar.name,
+        url_infos={url: url_info} if url_info else {},
+        dataset_name=name,
     )
     try:
-        return Path(manager.download(layout.url))
+        return Path(manager.download(url))
     except download_manager.NonMatchingChecksumError as error:
         reason = "what came is not the published file (its checksum differs)"
-        raise UserError(_ways_out(cifar, reason)) from error
+        raise UserError(f"cannot download {url}: {reason}; {ways_out}") from error
     except requests.RequestException as error:
-        raise UserError(_ways_out(cifar, _reason(error))) from error
+        raise UserError(f"cannot download {url}: {_reason(error)}; {ways_out}") from error
     except OSError as error:
-        raise UserError(
-            f"cannot store {layout.archive_name} below {root}: {error.strerror or error}"
-        ) from error
+        file = url.rpartition("/")[2]
+        raise UserError(f"cannot store {file} below {root}: {error.strerror or error}") from error
     finally:
         transfer.clean()
 
@@ -193,13 +225,13 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _ways_out(cifar: Cifar, reason: str) -> str:
+def _ways_out(cifar: Cifar) -> str:
     name = "" if cifar.name == "cifar10" else f" {cifar.name}"
     return (
-        f"cannot download {cifar.binary.url}: {reason}; three ways out: get the file by other "
-        f"means and run `jaxcnn prepare{name} --archive "
-        f"{cifar.binary.archive_name}` (or {cifar.python.archive_name}, or the unpacked folder); "
-        "or let --data_dir or TFDS_DATA_DIR name a directory in which "
-        f"{cifar.name} is prepared; or train on the embedded data set: --config "
-        "mobilenet:digits"
+        f"four ways out: run `jaxcnn prepare{name} --from huggingface`, or `--from toronto`, the "
+        "other host; or get the data by other means and run "
+        f"`jaxcnn prepare{name} --archive {cifar.binary.archive_name}` (or "
+        f"{cifar.python.archive_name}, or the unpacked folder, or Hugging Face's parquet files); "
+        f"or let --data_dir or TFDS_DATA_DIR name a directory in which {cifar.name} is prepared; "
+        "or train on the embedded data set: --config mobilenet:digits"
     )

@@ -8,7 +8,7 @@ TFDS's, so `tfds.data_source` reads the result like any other.
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,19 @@ from jaxcnn.data.locate import SOURCE_FILE, data_root, expanded, find
 from jaxcnn.data.meter import Meter
 from jaxcnn.errors import UserError
 
+HOSTS = ("toronto", "huggingface")
+"""From where CIFAR can be downloaded: the author's page, or Hugging Face."""
+
 _CHUNK = 500  # images per piece of work: enough to hide the cost of handing it to a thread
 
 
 def prepare(
-    name: str, *, data_dir: str = "", archive_path: str = "", allow_modified: bool = False
+    name: str,
+    *,
+    data_dir: str = "",
+    archive_path: str | Sequence[str] = "",
+    host: str = HOSTS[0],
+    allow_modified: bool = False,
 ) -> Path:
     """Prepares CIFAR-10 or CIFAR-100 for `load`, from an archive or by downloading it.
 
@@ -38,8 +46,9 @@ def prepare(
         name: `cifar10` or `cifar100`.
         data_dir: Where to put it; created if missing. Empty for `TFDS_DATA_DIR`, then
             `~/tensorflow_datasets`.
-        archive_path: The binary or python archive or the folder that it unpacks to; empty to
-            download the binary one.
+        archive_path: The binary or python archive, the folder that it unpacks to, or parquet files
+            or their folder; empty to download.
+        host: From where to download: `toronto` (the binary archive) or `huggingface` (parquet).
         allow_modified: Whether to accept files that are not the published ones; the fingerprint of
             every run then says `modified`.
 
@@ -55,10 +64,14 @@ def prepare(
     if directory := find(root, name):
         return directory
     _make_writable(root)
-    if archive_path:
-        files = archive.read(expanded(archive_path), cifar, allow_modified=allow_modified)
+    given = [archive_path] if isinstance(archive_path, str) else archive_path
+    if paths := [expanded(path) for path in given if path]:
+        files = archive.read(*paths, cifar=cifar, allow_modified=allow_modified)
+    elif host == "huggingface":
+        files = _from_hub(cifar, root)
     else:
-        files = archive.read(download.fetch(cifar, root), cifar, allow_modified=False)
+        path = download.fetch(cifar, root)
+        files = archive.read(path, cifar=cifar, allow_modified=False)
     records = convert.parse(files, cifar)
     with unprepared.builders():
         builder = _builder_class(cifar)(
@@ -75,6 +88,18 @@ def prepare(
             "another --data_dir"
         ) from error
     return Path(builder.data_dir)
+
+
+def _from_hub(cifar: Cifar, root: Path) -> archive.Files:
+    """Downloads and reads the parquet files; what is not as published is not kept."""
+    paths = download.fetch_hub(cifar, root)
+    try:
+        return archive.read_parquet(paths, cifar, allow_modified=False)
+    except UserError:
+        for files in paths.values():
+            for path in files:
+                path.unlink()
+        raise
 
 
 def _make_writable(root: Path) -> None:

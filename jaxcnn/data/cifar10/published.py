@@ -51,6 +51,8 @@ class Cifar(NamedTuple):
         python_labels: The keys of the same labels in the python version.
         binary: The layout that TFDS downloads.
         python: The layout that most other libraries download.
+        hub: The URL of each split's parquet file at Hugging Face.
+        hub_labels: The columns there of the same labels.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Cifar(NamedTuple):
     python_labels: tuple[str, ...]
     binary: Layout
     python: Layout
+    hub: dict[str, str]
+    hub_labels: tuple[str, ...]
 
 
 # Checksums of the archives: TFDS (binary) and Keras (python). Checksums of the single files, by
@@ -142,6 +146,16 @@ _CIFAR100_COARSE_NAMES = tuple(
     non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2
     """.split()
 )
+
+
+def _hub(place: str) -> dict[str, str]:
+    """Returns the URLs of the parquet files at Hugging Face, in a folder of the authors'."""
+    return {
+        split: f"https://huggingface.co/datasets/uoft-cs/{place}/{split}-00000-of-00001.parquet"
+        for split in ("train", "test")
+    }
+
+
 SETS = {
     "cifar10": Cifar(
         name="cifar10",
@@ -150,6 +164,8 @@ SETS = {
         python_labels=("labels",),
         binary=_CIFAR10_BINARY,
         python=_CIFAR10_PYTHON,
+        hub=_hub("cifar10/resolve/main/plain_text"),
+        hub_labels=("label",),
     ),
     "cifar100": Cifar(
         name="cifar100",
@@ -158,5 +174,7 @@ SETS = {
         python_labels=("coarse_labels", "fine_labels"),
         binary=_CIFAR100_BINARY,
         python=_CIFAR100_PYTHON,
+        hub=_hub("cifar100/resolve/main/cifar100"),
+        hub_labels=("coarse_label", "fine_label"),
     ),
 }
