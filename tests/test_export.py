@@ -1,5 +1,6 @@
 """`jaxcnn export`: other formats compute what the run computes, or are not written."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -10,11 +11,14 @@ from conftest import random_images
 from exchange_helpers import CASES, SHAPE, Torch, described, layout, random_state
 
 from jaxcnn import models
+from jaxcnn.data import Dataset, Split
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.run import Run
 from jaxcnn.exchange import (
+    benchmark,
     exporting,
     importing,
+    int8,
     match,
     network,
     onnx_file,
@@ -106,11 +110,11 @@ def test_every_network_with_shortcuts_has_names_in_pytorch():
     assert set(sources.SOURCES) == {one.source for one in sources.LAYOUTS}
 
 
-@pytest.mark.parametrize("case", ["option A", "newest first"])
-def test_stablehlo_takes_any_batch_and_normalizes_inside(case, tmp_path):
+@pytest.mark.parametrize(("case", "counts"), [("option A", (5,)), ("newest first", (1, 5))])
+def test_stablehlo_takes_any_batch_and_normalizes_inside(case, counts, tmp_path):
     stablehlo.write(small_subject(case), tmp_path / "net.stablehlo")
     program, images = stablehlo.read(tmp_path / "net.stablehlo"), random_images(5)
-    for count in (1, 5):
+    for count in counts:
         expected = expected_logits(case, images[:count])
         assert exporting.compare(expected, program(images[:count])).difference < 1e-5
 
@@ -252,6 +256,12 @@ def test_logits_are_compared_by_the_largest():
         (["--format=stablehlo", "--out=n.stablehlo", "--names=kuangliu"], 2, "--names belongs to"),
         (["--format=torch", "--out=net.pt", "--best"], 1, "has no best epoch"),
         (["--format=keras", "--out=net.pt"], 2, "invalid choice: 'keras'"),
+        (["--out=net.pt"], 2, "one of --format and --benchmark is required"),
+        (["--format=torch", "--benchmark"], 2, "one of --format and --benchmark is required"),
+        (["--format=torch"], 2, "--format needs --out"),
+        (["--format=torch", "--out=net.pt", "--int8"], 2, "--int8 belongs to --format onnx"),
+        (["--benchmark", "--out=speeds.txt"], 1, "its ending is '.txt': use .json"),
+        (["--format=onnx", "--out=n.onnx", "--int8"], 1, "cifar10 is not prepared here"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -280,3 +290,67 @@ def test_evaluation_images_are_used_where_they_are(monkeypatch):
         5,
         *SHAPE,
     )
+
+
+@pytest.fixture(scope="module")
+def eight_bits(tmp_path_factory):
+    """A LeNet whose classes its own float logits are, so that its accuracy is 1."""
+    pytest.importorskip("onnxruntime")
+    exported, images = small_subject("mobilenet"), random_images(96)
+    labels = expected_logits("mobilenet", images).argmax(-1)
+    split = Split(images, labels.astype(np.int32))
+    return exported, Dataset(split, split, tuple("abcdefghij"), "noise")
+
+
+def test_eight_bits_keep_most_classes_and_a_quarter_of_the_bytes(eight_bits, tmp_path, monkeypatch):
+    exported, data = eight_bits
+    monkeypatch.setattr(weights, "card", lambda *arguments: {"name": "small"})
+    monkeypatch.setattr(int8, "LARGEST_LOSS", 20.0)
+    scores = int8.export(exported, tmp_path / "net.onnx", data)
+    assert scores.float_accuracy == 1 and scores.int8_accuracy > 0.8
+    assert (scores.images, scores.calibration_images) == (96, 96)
+    import onnx
+
+    model = onnx.load(tmp_path / "net.onnx")
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= kinds
+    assert "BatchNormalization" not in kinds  # folded into the convolutions before
+    kernels = [a for a in model.graph.initializer if len(a.dims) == 4 and a.dims[0] > 1]
+    assert kernels and {a.data_type for a in kernels} == {onnx.TensorProto.INT8}
+    assert [entry.key for entry in model.metadata_props] == ["card"]
+    logits = onnx_file.read(tmp_path / "net.onnx")(data.eval.images[:3])
+    assert logits.shape == (3, 10) and logits.dtype == np.float32
+
+
+def test_eight_bits_that_lose_too_much_are_not_written(eight_bits, tmp_path, monkeypatch):
+    exported, data = eight_bits
+    exported.run.path = "run"
+    monkeypatch.setattr(weights, "card", lambda *arguments: {"name": "small"})
+    monkeypatch.setattr(int8, "LARGEST_LOSS", -1.0)
+    with pytest.raises(UserError, match="accuracy in place of 100.00 %.*net.onnx is not written"):
+        int8.export(exported, tmp_path / "net.onnx", data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_benchmark_times_every_program(imported, tmp_path, monkeypatch, command):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(benchmark, "_median_seconds", lambda predict, images, _: len(images) / 64)
+    code, said, _ = command(
+        "export", str(imported), "--benchmark", f"--out={tmp_path / 'speeds.json'}"
+    )
+    report = json.loads((tmp_path / "speeds.json").read_text())
+    assert code == 0 and [row["format"] for row in report["formats"]] == [
+        *("jaxcnn", "stablehlo", "onnx")
+    ]
+    for row in report["formats"]:
+        assert row["latency_ms"] == 1000 / 64 and row["images_per_second"] == 64
+        assert row["format"] in said
+    assert (report["network"], report["parameters"]) == ("lenet", 62006)
+
+
+def test_the_median_of_enough_calls_counts(monkeypatch):
+    clock = iter(np.cumsum([0, *[1, 2, 3] * 100]) / 1000)
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    calls = []
+    benchmark._median_seconds(calls.append, "images", 0.0)
+    assert len(calls) == 1 + benchmark.LEAST_CALLS  # the first compiles

@@ -1,9 +1,10 @@
 """Exports a run's network to a file, reads it back, and keeps it only if it computes the same."""
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,25 @@ def export(
         UserError: If the file cannot be written, or computes something else; then it is not there.
     """
     expected = subject.logits(images)
+    with replacing(path) as temporary:
+        predict = _written(subject, format, temporary, names, len(images))
+        found = compare(expected, predict(images))
+        if not found.difference <= BOUND:  # NaN, too
+            raise UserError(
+                f"the {format} file of {subject.run.path} computes other logits: they differ by "
+                f"{found.difference:.1e} of the largest, at most {BOUND:g} is rounding; {path} is "
+                "not written"
+            )
+    return found
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a file that takes the place of `path` when all has gone well, and is removed if not.
+
+    Raises:
+        UserError: If a file cannot be written.
+    """
     try:
         handle, name = tempfile.mkstemp(
             prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
@@ -82,14 +102,7 @@ def export(
         os.close(handle)
         temporary = Path(name)
         try:
-            predict = _written(subject, format, temporary, names, len(images))
-            found = compare(expected, predict(images))
-            if not found.difference <= BOUND:  # NaN, too
-                raise UserError(
-                    f"the {format} file of {subject.run.path} computes other logits: they differ "
-                    f"by {found.difference:.1e} of the largest, at most {BOUND:g} is rounding; "
-                    f"{path} is not written"
-                )
+            yield temporary
             os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from colleagues
             os.replace(temporary, path)
         finally:
@@ -98,7 +111,6 @@ def export(
         raise UserError(
             f"cannot write {path} ({outside_reason(error)}): name a file that can be written"
         ) from error
-    return found
 
 
 def _written(subject: Subject, format: str, path: Path, names: str, batch_size: int) -> Predictor:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.data import digits
+from jaxcnn.data import digits, folder
 from jaxcnn.data.locate import data_root, find
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.classifier import Classifier
@@ -67,6 +67,14 @@ def classifier(subject: Subject, arrays: dict[str, np.ndarray], batch_size: int)
     )
 
 
+def is_prepared(run: Run, data_dir: str = "") -> bool:
+    """Whether the run's data can be read without a download."""
+    section = run.settings.dataset
+    if section.name in (digits.NAME, folder.NAME):
+        return True
+    return find(data_root(data_dir or section.data_dir), section.name) is not None
+
+
 def images_of(
     subject: Subject, data_dir: str = "", count: int = COMPARED
 ) -> tuple[np.ndarray, str]:
@@ -76,11 +84,8 @@ def images_of(
     """
     run = subject.run
     section = run.settings.dataset
-    is_there = section.name == digits.NAME or find(
-        data_root(data_dir or section.data_dir), section.name
-    )
     why = "are not prepared here"
-    if is_there:
+    if is_prepared(run, data_dir):
         try:
             images = run.dataset(data_dir=data_dir).eval.images[:count]
             return images, f"{len(images)} images of {section.name} {section.eval_split}"

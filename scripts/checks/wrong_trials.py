@@ -63,6 +63,7 @@ _BASES = {
     "export": [
         ["run", "--format=safetensors", "--out=net.safetensors"],
         ["run", "--format=torch", "--out=net.pt"],
+        ["run", "--format=onnx", "--out=net.onnx"],
     ],
     "import": [["weights.pt", "--model=lenet", "--out=imported"]],
     "plot": [["run", "--out=drawn"], ["run", "other", "--out=both.png"]],
