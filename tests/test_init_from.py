@@ -90,8 +90,8 @@ def begun(source):
 def test_the_state_holds_the_weights_wherever_parameters_are_and_a_new_head(source, begun):
     loaded, said, programs = begun
     assert said == [
-        f"begins with the weights of {source}, {len(loaded.arrays)} arrays; the head is new, "
-        "4 classes in place of 10"
+        f"begins with the weights of the run {source}, {len(loaded.arrays)} arrays; "
+        "the head is new, 4 classes in place of 10"
     ]
     state, fresh = initial.state(programs, loaded), programs.init()
     own = {k: v for k, v in _flat(params=fresh.params).items() if "classifier" in k}
@@ -130,10 +130,11 @@ def test_a_file_without_a_card_and_a_name_of_the_package_are_taken(
     arrays = safetensors.read(source_file).arrays
     safetensors.write(tmp_path / "bare.safetensors", arrays)
     bare = weights_of.read(str(tmp_path / "bare.safetensors"))
-    assert bare.network is None
+    assert (bare.kind, bare.network) == ("the file", None)
     monkeypatch.setattr(pretrained, "WEIGHTS", source_file.parent)
     named = weights_of.read("weights")
-    assert (named.network, named.image_shape) == ("resnet20", (16, 16, 3))
+    assert (named.kind, named.network) == ("the package's", "resnet20")
+    assert named.image_shape == (16, 16, 3)
     assert named.fingerprint == "noise" and named.train_split == "train"
     assert initial._digest(bare.arrays) == initial._digest(named.arrays)
 
@@ -156,7 +157,7 @@ def test_a_continued_run_ends_in_the_same_bytes_without_its_source(source, tmp_p
             "init_from"
         ]
     )
-    assert noted["source"] == str(given) and len(noted["sha256"]) == 64
+    assert noted["source"] == f"the run {given}" and len(noted["sha256"]) == 64
     assert noted["head"] == "kept" and noted["data"] == "noise"
     assert "init_from" not in starts[1]
     # Which weights they were matters: the run belongs to this value.

@@ -18,6 +18,7 @@ import pytest
 import sklearn
 
 from jaxcnn import cli
+from jaxcnn.models import pretrained
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +137,14 @@ def test_predict_on_a_photograph(installation, run):
     percent = [float(value) for _, value in found]
     assert name == "photo.jpg" and len({digit for digit, _ in found}) == 5
     assert percent == sorted(percent, reverse=True) and sum(percent) <= 100.3
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_predict_with_weights_of_the_package(installation, name):
+    photograph = Path(sklearn.__file__).parent / "datasets" / "images" / "flower.jpg"
+    output = installation.jaxcnn("predict", photograph, "--pretrained", name, "--json")
+    (found,) = json.loads(output)["predictions"]
+    assert found["class"] in pretrained.load_pretrained(name).class_names
 
 
 def test_plot(installation, run):

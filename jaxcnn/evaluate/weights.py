@@ -17,6 +17,7 @@ class Weights(NamedTuple):
     """Weights, and what is known of them.
 
     Attributes:
+        kind: What their name is: "the package's", "the file" or "the run".
         arrays: float32, by the paths of the network's variables, such as "params/conv1/kernel".
         network: The network's name; None if it is not known, as are the others.
         image_shape: (H, W, C) of the images that they were trained on.
@@ -24,6 +25,7 @@ class Weights(NamedTuple):
         train_split: The part of the data that they were trained on.
     """
 
+    kind: str
     arrays: dict[str, np.ndarray]
     network: str | None = None
     image_shape: tuple[int, int, int] | None = None
@@ -35,17 +37,18 @@ def read(name: str) -> Weights:
     """Returns the weights of a name.
 
     Args:
-        name: Of weights that come with this version, or a path: that of a safetensors file, whose
-            card may be missing, or of a run folder, whose newest checkpoint is taken.
+        name: Of weights that come with this version, which go before files and folders of the same
+            name, or a path: that of a safetensors file, whose card may be missing, or of a run
+            folder, whose newest checkpoint is taken.
 
     Raises:
         UserError: If it is none of these, or what it names is damaged.
     """
     known, path = pretrained.names(), locate.expanded(name)
     if name in known:
-        return _of_file(pretrained.find(name))
+        return _of_file("the package's", pretrained.find(name))
     if name.endswith(safetensors.SUFFIX):
-        return _of_file(path)
+        return _of_file("the file", path)
     if path.is_dir():
         return _of_run(Run(path))
     raise UserError(
@@ -54,15 +57,16 @@ def read(name: str) -> Weights:
     )
 
 
-def _of_file(path: Path) -> Weights:
+def _of_file(kind: str, path: Path) -> Weights:
     content = safetensors.read(path)
     arrays = {name: array.astype(np.float32) for name, array in content.arrays.items()}
     card = pretrained.read_card(path, content.metadata)
     if card is None:
-        return Weights(arrays)
+        return Weights(kind, arrays)
     try:
         height, width, channels = card["image_shape"]
         return Weights(
+            kind,
             arrays,
             _text(card["network"]["name"]),
             (int(height), int(width), int(channels)),
@@ -84,6 +88,7 @@ def _of_run(run: Run) -> Weights:
     arrays: Mapping[str, Any] = traverse_util.flatten_dict(variables, sep="/")
     facts = run.settings.facts
     return Weights(
+        "the run",
         dict(arrays),
         run.model_name,
         facts.image_shape,

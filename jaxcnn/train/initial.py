@@ -31,7 +31,7 @@ class Weights(NamedTuple):
     """The weights that a run begins with.
 
     Attributes:
-        name: The value of `train.init_from`.
+        name: The value of `train.init_from`, after the words for what kind of name it is.
         arrays: float32, by the paths of the network's variables; without a head that is replaced.
         sha256: Of all arrays of the source.
         head: What becomes of the head, in words.
@@ -91,14 +91,15 @@ def load(settings: Settings, say: Callable[[str], None] = lambda _: None) -> Wei
     except UserError as error:
         raise UserError(f"train.init_from: {error}") from error
     kept, head = _fitting(settings, source)
-    say(f"begins with the weights of {name}, {len(kept)} arrays; the head is {head}")
+    title = f"{source.kind} {name}"
+    say(f"begins with the weights of {title}, {len(kept)} arrays; the head is {head}")
     if _may_have_seen(settings, source):
         say(
-            f"warning: the weights of {name} were trained on {source.train_split!r} of the same "
+            f"warning: the weights of {title} were trained on {source.train_split!r} of the same "
             f"data, and may know the images of {settings.dataset.eval_split!r}: accuracy there is "
             "no measure of what they will do on others"
         )
-    return Weights(name, kept, _digest(source.arrays), head, source.fingerprint)
+    return Weights(title, kept, _digest(source.arrays), head, source.fingerprint)
 
 
 def _fitting(settings: Settings, source: weights_of.Weights) -> tuple[dict[str, np.ndarray], str]:
@@ -193,7 +194,7 @@ def _check_unchanged(run: RunDir, weights: Weights) -> None:
         before = start.get("init_from")
         if isinstance(before, dict) and before.get("sha256") != weights.sha256:
             raise UserError(
-                f"train.init_from={weights.name!r} has changed since {run.path} was begun (SHA-256 "
+                f"train.init_from: {weights.name} has changed since {run.path} was begun (SHA-256 "
                 f"{str(before.get('sha256'))[:16]}, now {weights.sha256[:16]}): put it back, or "
                 "choose a new folder with --workdir"
             )
@@ -204,6 +205,6 @@ def _check_same_everywhere(weights: Weights) -> None:
     mine = int(weights.sha256[:7], 16)  # what a broadcast can carry
     if distributed.broadcast_from_process_0(lambda: mine) != mine:
         raise UserError(
-            f"train.init_from={weights.name!r} holds other weights here than in process 0: give "
+            f"train.init_from: {weights.name} holds other weights here than in process 0: give "
             "every process the same"
         )

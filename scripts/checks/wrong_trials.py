@@ -50,6 +50,11 @@ _BASES = {
         ["--config=run/config.json", "--workdir=new", "--dry_run"],
         ["--config=lenet:digits", "--workdir=run", *_TINY],
     ],
+    "predict": [
+        ["run", "good.png", "grey.jpg"],
+        ["run", "pictures", "--json"],
+        ["--pretrained=lenet", "good.png", "pictures"],
+    ],
     "launch": [["1", "--", "true"], ["--devices=1", "2", "--", "true"]],
     "prepare": [
         ["--archive=cifar-10-binary.tar.gz", "--allow-modified", "--data_dir=made"],
