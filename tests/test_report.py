@@ -265,6 +265,42 @@ def test_losses_far_apart_get_a_logarithmic_axis():
     assert scales == ["linear", "log", "linear", "linear"]
 
 
+def _imported_fact(name, model):
+    gone = dict.fromkeys(
+        ("images_per_second", "seconds_per_epoch", "total_minutes", "train_loss", "train_accuracy")
+    )
+    return {**_fact(name, model, epochs=0, eval_accuracy=0.75), **gone, "records": []}
+
+
+def test_imported_weights_stand_in_the_table_and_have_no_curves(tmp_path):
+    found = {"mine": _fact("mine", "lenet"), "theirs": _imported_fact("theirs", "resnet20")}
+    text = _render(found)
+    _Page(text)
+    row = re.search(r"<tr><th scope='row'>theirs</th>(.*?)</tr>", text)[1]
+    assert "<td>imported</td>" in row and "<td>75.00 %</td>" in row
+    embedded = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert [run["name"] for run in embedded["runs"]] == ["mine"]
+    assert text.count("data-run='") == text.count("data-own='") == 1
+    alone = _render({"theirs": found["theirs"]})
+    assert json.loads(re.search(r'id="data">(.*?)</script>', alone, re.S)[1])["runs"] == []
+    report._draw({}, [_gradient("plain56", "plain", 56, 0.5)], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} < set(report.FILES)
+
+
+def test_imported_weights_are_evaluated_for_a_comparison(lenet_run, tmp_path, monkeypatch):
+    shutil.copytree(lenet_run, tmp_path / "run")
+    for name in ("metrics.jsonl", "summary.json"):
+        (tmp_path / "run" / name).unlink()
+    starts = {"starts": [{"imported": {"file": "weights.pt"}, "platform": "cpu"}]}
+    (tmp_path / "run" / "environment.json").write_text(json.dumps(starts))
+    monkeypatch.setattr(runs.Run, "dataset", lambda *a, **k: random_dataset(size=32))
+    before, imported = (facts.of_run(runs.Run(f)) for f in (lenet_run, tmp_path / "run"))
+    assert (imported["records"], imported["epochs"], imported["total_minutes"]) == ([], 0, None)
+    for key in ("eval_loss", "eval_accuracy"):
+        assert imported[key] == pytest.approx(before[key])
+    assert json.dumps(imported, allow_nan=False)
+
+
 def test_a_run_without_an_epoch_is_refused(lenet_run, tmp_path):
     shutil.copytree(lenet_run, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()

@@ -40,7 +40,7 @@ def tradeoff(
             axes.set_xlabel(kind)
         panels[0].set_ylabel("validation accuracy, last epoch")
         handles, names = panels[0].get_legend_handles_labels()
-        drawn.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+        drawn.legend(handles, names, loc="outside lower center", ncols=min(4, max(1, len(names))))
         return drawn
 
 

@@ -50,13 +50,15 @@ def write(
         UserError: If a run has no epoch or no checkpoint yet, or its data cannot be had.
     """
     keeper = keeper or Keeper()
-    found = {name: facts.of_run(run) for name, run in runs.items()}
+    found = {name: facts.of_run(run, data_dir, say) for name, run in runs.items()}
+    # Imported weights have had no training here, of which curves and claims tell.
+    trained = {name: fact for name, fact in found.items() if fact["records"]}
     counted = counts.of_runs(runs)
     timed = times.of_blocks(keeper, advance)
     norms = gradients.of_networks(runs, data_dir, say, keeper, advance, depths)
     shown = samples.of_runs(runs, data_dir, say)
     advance()
-    checked = claims.all_claims(found, counted, timed, norms)
+    checked = claims.all_claims(trained, counted, timed, norms)
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ def write(
         "measured_earlier": keeper.found,
     }
     write_atomically(out / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    _draw(found, norms, out)
+    _draw(trained, norms, out)
     path = out / "report.html"
     earlier = earlier_words(keeper.found)
     write_atomically(path, page.render(found, counted, norms, checked, shown, earlier))

@@ -1,9 +1,11 @@
 """What a run says of itself, as one row of the comparison."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxcnn import models
 from jaxcnn.errors import UserError
+from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import summary
 from jaxcnn.run import losses
@@ -16,26 +18,37 @@ COSTS = {
 """Kinds of cost in the facts, and what to call them."""
 
 
-def of_run(run: Run) -> dict[str, Any]:
+def of_run(
+    run: Run, data_dir: str = "", say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Returns the facts of one run, in JSON's kinds of values.
 
     The accuracy and the loss are those of the last epoch: to choose the best epoch by the test
     split would be to choose on the test set. Speeds and times are those of the fastest epoch, and
     every epoch counts as long: other programs on the machine can only slow an epoch down.
 
+    A run whose weights were imported has no records; it is evaluated here, and what its training
+    would tell is None.
+
+    Args:
+        run: The run.
+        data_dir: A TFDS directory; empty for the run's own.
+        say: Gets warnings about the evaluation of imported weights.
+
     Raises:
         UserError: If no epoch has ended.
     """
     records = run.records
-    if not records:
+    if not records and not is_imported(run):
         raise UserError(f"{run.path} has no epoch yet: wait for the end of its first one")
     rows = summary.block_summaries(run.model, run.image_shape)
     parameters, flops = summary.totals(rows)
     # None for an epoch that was only evaluated after a run was continued.
     rates = [r["images_per_second"] for r in records if r["images_per_second"] is not None]
     start = run.starts[-1] if run.starts else {}
-    settings, last = run.settings, records[-1]
-    pace = min(record["seconds"] for record in records)
+    settings = run.settings
+    last = records[-1] if records else _evaluated(run, data_dir, say)
+    pace = min((record["seconds"] for record in records), default=None)
     return {
         "name": run.name,
         "model": run.model_name,
@@ -54,10 +67,10 @@ def of_run(run: Run) -> dict[str, Any]:
         "dtype": settings.model.dtype,
         "device": _device(start),
         "warnings": _warnings(run.starts),
-        "losses_differ": losses.difference(settings, rows, records),
+        "losses_differ": losses.difference(settings, rows, records) if records else "",
         "images_per_second": max(rates) if rates else None,
         "seconds_per_epoch": pace,
-        "total_minutes": last["epoch"] * pace / 60,
+        "total_minutes": None if pace is None else last["epoch"] * pace / 60,
         "train_loss": last["train_loss"],
         "train_accuracy": last["train_accuracy"],
         "eval_loss": last["eval_loss"],
@@ -70,6 +83,23 @@ def of_run(run: Run) -> dict[str, Any]:
             }
             for record in records
         ],
+    }
+
+
+def is_imported(run: Run) -> bool:
+    """Whether the run's weights come from another program."""
+    return bool(run.starts) and "imported" in run.starts[-1]
+
+
+def _evaluated(run: Run, data_dir: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Returns what the record of an epoch would say of imported weights, which have had none."""
+    found = evaluation.evaluate(run, say, data_dir=data_dir).scores
+    return {
+        "epoch": 0,
+        "train_loss": None,
+        "train_accuracy": None,
+        "eval_loss": found.loss,
+        "eval_accuracy": found.top1,
     }
 
 

@@ -23,6 +23,7 @@ def render(
     `earlier` is a sentence on measurements that were not taken anew.
     """
     found = list(runs.values())
+    trained = [run for run in found if run["records"]]  # imported weights have no curves
     curves = [
         {
             "name": run["name"],
@@ -33,7 +34,7 @@ def render(
             "costs": {key: run[key] for key in facts.COSTS},
             "eval_accuracy": run["eval_accuracy"],
         }
-        for run in found
+        for run in trained
     ]
     data = {
         "runs": curves,
@@ -47,7 +48,7 @@ def render(
     body = "\n".join(
         (
             _summary(found),
-            _curves(found),
+            _curves(trained),
             _TRADEOFF,
             _claims(claims),
             _GRADIENTS if gradients else "",
@@ -121,9 +122,9 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> str:
             f"{run['bytes'] / 1e6:.2f}",
             f"{run['flops'] / 1e6:,.1f} M",
             "" if run["images_per_second"] is None else f"{run['images_per_second']:,.0f}",
-            f"{run['seconds_per_epoch']:,.1f}",
+            _one_decimal(run["seconds_per_epoch"]),
             _progress(run),
-            f"{run['total_minutes']:,.1f}",
+            _one_decimal(run["total_minutes"]),
             f"{100 * run['eval_accuracy']:.2f} %",
             f"{run['eval_loss']:.3f}" if run["eval_loss"] < 1000 else f"{run['eval_loss']:.1e}",
             f"{run['train_examples']:,}",
@@ -138,7 +139,13 @@ def _summary(runs: Sequence[Mapping[str, Any]]) -> str:
     return f"<section id='summary'><h2>The networks</h2>{_table(header, rows)}{notes}</section>"
 
 
+def _one_decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
+
+
 def _progress(run: Mapping[str, Any]) -> str:
+    if not run["records"]:
+        return "imported"
     done, planned = run["epochs"], run["planned_epochs"]
     return str(done) if done >= planned else f"{done} of {planned}"
 
