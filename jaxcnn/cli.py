@@ -28,7 +28,7 @@ VERBS = {
     "lr_find": "find a learning rate by a range test of one epoch",
     "study": "train the four networks by the recipes of a budget, and compare them",
     "sweep": "train with several values and seeds, and compare what they reach",
-    "prepare": "prepare CIFAR-10 or CIFAR-100, from an archive or by download",
+    "prepare": "prepare a data set, from its published files or by download",
     "doctor": "check this machine, and that it computes the right numbers",
     "launch": "start several processes of one run on this machine",
 }

@@ -16,8 +16,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxcnn.data import unprepared
-from jaxcnn.data.cifar10 import prepare, published
+from jaxcnn.data import prepare, unprepared
+from jaxcnn.data.cifar10 import published
 from jaxcnn.data.cifar10.published import Cifar, Layout
 
 COUNT = 12  # records in every fake batch file

@@ -12,8 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxcnn import data
-from jaxcnn.data import locate, meter
-from jaxcnn.data.cifar10 import download, published
+from jaxcnn.data import download, locate, meter
+from jaxcnn.data.cifar10 import hosts, published
 from jaxcnn.errors import UserError
 
 WAYS_OUT = (
@@ -88,8 +88,8 @@ def test_first_load_downloads_prepares_and_loads(archive, root, monkeypatch, cap
 def test_a_file_that_tfds_downloaded_is_used(archive, root, monkeypatch):
     with helpers.Server(archive) as server:
         row = helpers.publish(monkeypatch, "cifar10", "binary", url=server.url)
-        first = download.fetch(row, root)
-    assert download.fetch(row, root) == first  # the server is gone
+        first = hosts.fetch(row, root)
+    assert hosts.fetch(row, root) == first  # the server is gone
     assert first.is_relative_to(root / "downloads")
     assert first.read_bytes() == archive
 
@@ -152,7 +152,7 @@ def test_broken_connection_is_continued(archive, root, monkeypatch, ranges):
     # The first request only asks whether the host answers.
     with helpers.Server(archive, breaks_at=part, times=2, ranges=ranges) as server:
         row = helpers.publish(monkeypatch, "cifar10", "binary", url=server.url)
-        assert download.fetch(row, root).read_bytes() == archive
+        assert hosts.fetch(row, root).read_bytes() == archive
     assert len(server.starts) == 3
     # requests may lose the last block before the break; nothing else may be fetched again
     assert part - (1 << 14) <= server.starts[2] <= part if ranges else server.starts[2] == 0

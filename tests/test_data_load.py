@@ -258,7 +258,7 @@ def test_close_name_is_suggested(root):
 
 
 def test_unprepared_set_comes_with_the_command(root):
-    message = refusal(root, "fashion_mnist")
+    message = refusal(root, "stl10")
     assert "python -m venv" in message and f"data_dir='{root}'" in message
 
 
@@ -298,14 +298,20 @@ def test_newest_version_is_taken(root):
     assert locate.find(root, "mnist") == version
 
 
-def test_tfrecord_files_are_refused_with_advice(root):
-    version = root / "mnist" / "3.0.1"
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("mnist", "jaxcnn prepare mnist --data_dir=OTHER"), ("stl10", "python -m venv")],
+)
+def test_tfrecord_files_are_refused_with_advice(root, name, advice):
+    version = root / name / "3.0.1"
+    if not version.exists():
+        helpers.prepare_tfds(root, name, {"train": (GREY, LABELS), "test": (GREY, LABELS)})
     description = version / "dataset_info.json"
     description.write_text(description.read_text().replace("array_record", "tfrecord"))
     for path in version.glob("*array_record*"):
         path.rename(str(path).replace("array_record", "tfrecord"))
-    message = refusal(root)
-    assert "tfrecord" in message and "array_record" in message and "python -m venv" in message
+    message = refusal(root, name)
+    assert "tfrecord" in message and "array_record" in message and advice in message
 
 
 @pytest.mark.parametrize("damage", ["description", "features", "records", "record"])

@@ -13,8 +13,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from jaxcnn import data
-from jaxcnn.data import locate
-from jaxcnn.data.cifar10 import download, prepare, published
+from jaxcnn.data import download, locate, prepare
+from jaxcnn.data.cifar10 import published
 from jaxcnn.errors import UserError
 
 

@@ -16,8 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxcnn import data
-from jaxcnn.data import locate
-from jaxcnn.data.cifar10 import prepare
+from jaxcnn.data import locate, prepare, writer
 from jaxcnn.data.cifar10 import published as cifar
 from jaxcnn.errors import UserError
 
@@ -99,7 +98,7 @@ def test_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch, stop):
 
     source = helpers.write_binary(tmp_path, "cifar10")
     root = tmp_path / "data"
-    monkeypatch.setattr(prepare, "_encode_all", interrupted)
+    monkeypatch.setattr(writer, "_encode_all", interrupted)
     with pytest.raises((KeyboardInterrupt, UserError)) as error:
         prepare.prepare(
             "cifar10", data_dir=str(root), archive_path=str(source), allow_modified=True
@@ -117,9 +116,9 @@ def test_killed_preparation_does_not_look_prepared(tmp_path):
     assert locate.find(tmp_path / "data", "cifar10") is None
 
 
-def test_only_cifar_can_be_prepared(tmp_path):
-    with pytest.raises(UserError, match="cifar10 and cifar100"):
-        prepare.prepare("mnist", data_dir=str(tmp_path))
+def test_what_cannot_be_prepared_is_refused(tmp_path):
+    with pytest.raises(UserError, match="only cifar10, cifar100, mnist, fashion_mnist, kmnist"):
+        prepare.prepare("emnist", data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("where", ["file", "file/below"])
@@ -143,7 +142,7 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 from jaxcnn import data
-from jaxcnn.data.cifar10.prepare import prepare
+from jaxcnn.data.prepare import prepare
 
 prepare("cifar10", data_dir="data", archive_path=".", allow_modified=True)
 for _ in range(2):

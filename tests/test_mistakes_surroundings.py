@@ -137,7 +137,8 @@ DATA_SETS = {
     "celeb_a": "celeb_a cannot be used: an image-classification data set has the features 'image'",
     "emnist": "emnist is 6 data sets, name one of them, such as emnist/byclass, emnist/bymerge",
     "emnist/letters": "emnist/letters is not prepared in ",
-    "fashion_mnist": "fashion_mnist is not prepared in ",
+    "fashion_mnist": "run `jaxcnn prepare fashion_mnist --data_dir ",
+    "stl10": "stl10 is not prepared in ",
     "emnist/lettres": "unknown data set 'emnist/lettres', did you mean 'emnist/letters'?",
     "MNIST": "unknown data set 'MNIST', did you mean 'mnist'?",
     "cifar-10": "unknown data set 'cifar-10', did you mean 'cifar10'?",
@@ -146,7 +147,7 @@ DATA_SETS = {
     "svhn": "unknown data set 'svhn', did you mean 'svhn_cropped'?",
     "EuroSAT": "unknown data set 'EuroSAT', did you mean 'eurosat'?",
     "Digits": "unknown data set 'Digits', did you mean 'digits'?",
-    "../x": "unknown data set '../x': allowed are digits, cifar10",
+    "../x": "unknown data set '../x': allowed are digits, folder, cifar10",
 }
 
 
@@ -159,7 +160,8 @@ def test_advice_about_a_data_set_works(name, command, folder, monkeypatch):
         "train", "--config=mobilenet", f"--dataset.name={name}", "--data_dir=data"
     )
     assert (code, output, len(lines)) == (1, "", 1) and DATA_SETS[name] in lines[0], lines
-    assert ("python -m venv" in lines[0]) == ("is not prepared" in lines[0])
+    is_ours = "jaxcnn prepare" in lines[0]
+    assert ("python -m venv" in lines[0]) == ("is not prepared" in lines[0] and not is_ours)
     assert list((folder / "data").iterdir()) == list((folder / "tmp").iterdir()) == []
 
 

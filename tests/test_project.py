@@ -42,6 +42,7 @@ DOORS = {
     "sklearn": {"data", "evaluate"},
     "PIL": {"data"},
     "pyarrow": {"data"},
+    "scipy": {"data"},
     "tensorboardX": {"run"},
 }
 

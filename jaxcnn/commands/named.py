@@ -4,7 +4,7 @@ import textwrap
 
 from jaxcnn import models
 from jaxcnn.config import files
-from jaxcnn.data import digits, folder
+from jaxcnn.data import digits, folder, official
 from jaxcnn.data.cifar10.published import SETS
 
 
@@ -15,7 +15,7 @@ def describe() -> str:
         "networks": ", ".join(models.FAMILY),
         "data sets": f"{digits.NAME} (part of the installation), {folder.NAME} (your own images, "
         f"--data_dir=PATH with PATH/train/CLASS/), {', '.join(SETS)} (downloaded on first use), "
-        "and others that TFDS has prepared, such as mnist or svhn_cropped",
+        f"{', '.join(official.NAMES)} (by `jaxcnn prepare`), and others that TFDS has prepared",
     }
     return "\n".join(
         textwrap.fill(f"{kind + ':':16}{names}", 80, subsequent_indent=" " * 16)

@@ -1,41 +1,41 @@
-"""Prepares CIFAR-10 or CIFAR-100 for training, from an archive or by downloading it.
+"""Prepares a data set for training, from its published files or by downloading them.
 
 jaxcnn prepare                                             # download, 170 MB
 jaxcnn prepare --from huggingface                          # the same images, 144 MB
 jaxcnn prepare --archive ~/cifar-10-binary.tar.gz
 jaxcnn prepare --archive train-00000-of-00001.parquet --archive test-00000-of-00001.parquet
 jaxcnn prepare cifar100 --archive cifar-100-python/ --data_dir data
+jaxcnn prepare fashion_mnist --archive ~/fashion       # the folder of its four .gz files
 """
 
 import argparse
 from pathlib import Path
 
 from jaxcnn import data
-from jaxcnn.data.cifar10 import archive
-from jaxcnn.data.cifar10.prepare import HOSTS, prepare
-from jaxcnn.data.cifar10.published import SETS
-from jaxcnn.data.locate import data_root, expanded, find
+from jaxcnn.data import prepare
+from jaxcnn.data.cifar10.hosts import HOSTS
+from jaxcnn.data.locate import data_root, find
 from jaxcnn.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the verb."""
     parser.add_argument(
-        "dataset", nargs="?", default="cifar10", choices=list(SETS), help="default: cifar10"
+        "dataset", nargs="?", default="cifar10", choices=prepare.NAMES, help="default: cifar10"
     )
     parser.add_argument(
         "--archive",
         action="append",
         default=[],
         metavar="PATH",
-        help="the binary or python archive, the folder it unpacks to, or parquet files or their "
-        "folder; without it, download",
+        help="of CIFAR the binary or python archive, the folder it unpacks to, or parquet files or "
+        "their folder; of others the folder of the published files; without it, download",
     )
     parser.add_argument(
         "--from",
         dest="host",
         choices=HOSTS,
-        help="the host to download from: the author's (default), or Hugging Face",
+        help="the host to download CIFAR from: the author's (default), or Hugging Face",
     )
     parser.add_argument(
         "--allow-modified",
@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> None:
         already = find(data_root(args.data_dir), args.dataset)
         if already and args.archive:
             _check_unused(args, already)
-        directory = prepare(
+        directory = prepare.prepare(
             args.dataset,
             data_dir=args.data_dir,
             archive_path=args.archive,
-            host=args.host or HOSTS[0],
+            host=args.host or "",
             allow_modified=args.allow_modified,
         )
         # Reading it back shows that it can be read, and leaves the decoded images in the cache.
@@ -86,9 +86,7 @@ def run(args: argparse.Namespace) -> None:
 def _check_unused(args: argparse.Namespace, already: Path) -> None:
     """Raises UserError if an archive that is not needed is missing, damaged or not as published."""
     try:
-        paths = map(expanded, args.archive)
-        cifar = SETS[args.dataset]
-        archive.read(*paths, cifar=cifar, allow_modified=args.allow_modified)
+        prepare.read(args.dataset, args.archive, allow_modified=args.allow_modified)
     except UserError as error:
         raise UserError(
             f"{error}; {args.dataset} is prepared already in {already}, which is used where "

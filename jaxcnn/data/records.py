@@ -14,8 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
-from jaxcnn.data import cache, unprepared
-from jaxcnn.data.cifar10 import prepare
+from jaxcnn.data import cache, official, prepare, unprepared
 from jaxcnn.data.cifar10.published import SETS
 from jaxcnn.data.locate import SOURCE_FILE, data_root, find, is_named
 from jaxcnn.data.meter import Meter
@@ -53,6 +52,12 @@ def source(name: str, data_dir: str) -> Source:
         if root.name == name or root.parent.name == name:
             above = root.parent if root.name == name else root.parent.parent
             raise UserError(f"{root} lies inside the data directory: give {above} instead")
+        if name in official.NAMES:
+            option = f" --data_dir {root}" if data_dir else ""
+            raise UserError(
+                f"{name} is not prepared in {root}: run `jaxcnn prepare {name}{option}`, which "
+                "downloads it, or add --archive FOLDER with its published files"
+            )
         if name not in SETS:
             _check_usable(name, root)
             raise UserError(f"{name} is not prepared in {root}: {_preparation(name, root)}")
@@ -161,7 +166,7 @@ def _open(directory: Path, name: str, root: Path) -> Any:
     if "array_record" not in formats:
         way = (
             f"jaxcnn prepare {name} --data_dir=OTHER"
-            if name in SETS
+            if name in prepare.NAMES
             else f"prepare it in another directory: {_preparation(name, root / 'other')}"
         )
         raise UserError(

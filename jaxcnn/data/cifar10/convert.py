@@ -1,25 +1,24 @@
 """How do the bytes of a CIFAR file become images and labels?"""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from jaxcnn.data.cifar10 import unpickle
 from jaxcnn.data.cifar10.archive import Files
 from jaxcnn.data.cifar10.published import PIXEL_BYTES, Cifar
+from jaxcnn.data.writer import Contents, Records
 from jaxcnn.errors import UserError
 
 
-class Records(NamedTuple):
-    """The examples of one split in published order.
-
-    Attributes:
-        images: uint8 `[N, 32, 32, 3]`, 0..255.
-        labels: uint8 `[N, L]`, one column per label feature of the data set.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+def contents(files: Files, cifar: Cifar) -> Contents:
+    """Returns what is written of the files; raises UserError as `parse`."""
+    return Contents(
+        parse(files, cifar),
+        files.origin,
+        files.modified,
+        cifar.label_keys,
+        cifar.class_names,
+        id_digits=5,
+    )
 
 
 def parse(files: Files, cifar: Cifar) -> dict[str, Records]:

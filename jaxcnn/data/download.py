@@ -1,4 +1,4 @@
-"""How is an archive downloaded from a slow host, and what is said when that fails?
+"""How is a file downloaded from a slow host, and what is said when that fails?
 
 TFDS keeps the downloaded file, checks its checksum and finds it again. The transfer itself is done
 here, because TFDS 4.9.10 waits without limit for a host that does not answer, retries an
@@ -21,7 +21,6 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums, download_manager, downloader
 from tensorflow_datasets.core.utils.lazy_imports_utils import promise
 
-from jaxcnn.data.cifar10.published import Cifar
 from jaxcnn.data.meter import Meter
 from jaxcnn.errors import UserError
 
@@ -29,39 +28,6 @@ _ANSWER_S = 9.0  # for name look-up, connection and first answer together
 _STALL_S = 60.0  # for the next bytes of a transfer that has begun
 _ATTEMPTS = 5  # without a new byte
 _PAUSE_S = 2.0  # between attempts
-
-
-def fetch(cifar: Cifar, root: Path) -> Path:
-    """Returns the path of the published binary archive, downloading it unless it is there.
-
-    Args:
-        cifar: Which archive; its size and SHA-256 are checked.
-        root: The data directory, see `fetch_file`.
-
-    Raises:
-        UserError: As `fetch_file`, with the ways to do without the download.
-    """
-    layout = cifar.binary
-    url_info = checksums.UrlInfo(
-        size=tfds.core.utils.Size(layout.archive_bytes),
-        checksum=layout.archive_sha256,
-        filename=layout.archive_name,
-    )
-    return fetch_file(layout.url, url_info, cifar.name, root, _ways_out(cifar))
-
-
-def fetch_hub(cifar: Cifar, root: Path) -> dict[str, list[Path]]:
-    """Returns the parquet files of each split from Hugging Face, downloading what is not there.
-
-    They have no published checksums: what they hold is checked when they are read.
-
-    Raises:
-        UserError: As `fetch`.
-    """
-    return {
-        split: [fetch_file(url, None, cifar.name, root, _ways_out(cifar))]
-        for split, url in cifar.hub.items()
-    }
 
 
 def fetch_file(
@@ -223,15 +189,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, (requests.exceptions.ChunkedEncodingError, requests.ConnectionError)):
         return "the connection breaks off"
     return " ".join(str(error).split())
-
-
-def _ways_out(cifar: Cifar) -> str:
-    name = "" if cifar.name == "cifar10" else f" {cifar.name}"
-    return (
-        f"four ways out: run `jaxcnn prepare{name} --from huggingface`, or `--from toronto`, the "
-        "other host; or get the data by other means and run "
-        f"`jaxcnn prepare{name} --archive {cifar.binary.archive_name}` (or "
-        f"{cifar.python.archive_name}, or the unpacked folder, or Hugging Face's parquet files); "
-        f"or let --data_dir or TFDS_DATA_DIR name a directory in which {cifar.name} is prepared; "
-        "or train on the embedded data set: --config mobilenet:digits"
-    )
