@@ -26,12 +26,12 @@ class Layer(NamedTuple):
     Attributes:
         name: Path of the module that gives it, such as "stage4_block2".
         shape: (height, width, channels).
-        index: Its place among all feature maps, in the order in which they become known.
+        place: Its number among all feature maps, in the order in which they become known.
     """
 
     name: str
     shape: tuple[int, int, int]
-    index: int
+    place: int
 
 
 def layer(module: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> Layer:
@@ -90,7 +90,8 @@ def grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax.
         UserError: As `layer`.
     """
     module = _unwrapped(module)
-    chosen = layer(module, variables, images.shape[1:])
+    _, height, width, channels = images.shape
+    chosen = layer(module, variables, (height, width, channels))
 
     def score(zeros: jax.Array) -> tuple[jax.Array, jax.Array]:
         seen: list[jax.Array] = []
@@ -100,14 +101,14 @@ def grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax.
             nonlocal count
             result = call(*args, **kwargs)
             if _is_map(result, context):
-                if count == chosen.index:
+                if count == chosen.place:
                     seen.append(result)
                     result = result + zeros.astype(result.dtype)
                 count += 1
             return result
 
         with nn.intercept_methods(add):
-            logits = module.apply(variables, images, train=False)
+            logits: Any = module.apply(variables, images, train=False)
         # No image has a part in another one's logits, so one gradient of the sum is that of each.
         return jnp.take_along_axis(logits, classes[:, None], 1).sum(), seen[0]
 
@@ -115,7 +116,7 @@ def grad_cam(module: nn.Module, variables: Any, images: jax.Array, classes: jax.
     gradients, features = jax.grad(score, has_aux=True)(zeros)
     weights = gradients.mean((1, 2), keepdims=True)
     cam = nn.relu((weights * nn.relu(features.astype(jnp.float32))).sum(-1))
-    cam = jax.image.resize(cam, images.shape[:3], "bilinear")
+    cam = jax.image.resize(cam, (len(images), height, width), "bilinear")
     peak = cam.max((1, 2), keepdims=True)
     return jnp.where(peak > 0, cam / jnp.where(peak > 0, peak, 1.0), 0.0)
 
