@@ -185,6 +185,19 @@ def test_arrays_with_the_names_of_this_program_need_no_source(tmp_path, command)
     assert not (tmp_path / "a").exists()
 
 
+def test_a_card_with_other_classes_is_refused(tmp_path, command):
+    into = network.describe("lenet", models.create("lenet"), (32, 32, 3))
+    arrays = {path: np.zeros(shape, np.float32) for path, shape in into.shapes.items()}
+    card = {"class_names": list("0123456789"), "mean": [0.5] * 3, "std": [0.5] * 3}
+    safetensors.write(tmp_path / "digits.safetensors", arrays, {"card": json.dumps(card)})
+    code, _, errors = command(
+        *("import", str(tmp_path / "digits.safetensors"), "--model=lenet"),
+        f"--out={tmp_path / 'run'}",
+    )
+    assert code == 1 and "knows other classes (0, 1, 2, ...) than cifar10" in errors[-1]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.file} does not tell its data set by its number of classes: name it with "
             f"--dataset, one of {', '.join(importing.DATASETS)}"
         )
+    importing.check_classes(card, dataset, args.file)
     unknown = PixelStats((0.0,) * 3, (1.0,) * 3)
     made = importing.settings(args.model, options, dataset, given or unknown, args.file)
     into = network.describe(args.model, made.create_model(), made.facts.image_shape)

@@ -20,6 +20,7 @@ from jaxcnn.data.cifar10 import published
 from jaxcnn.errors import UserError
 from jaxcnn.exchange import safetensors, torch_file
 from jaxcnn.exchange.network import unflatten
+from jaxcnn.exchange.torch_pickle import shown
 from jaxcnn.models.pretrained import read_card
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
@@ -51,6 +52,17 @@ def pixels_of(card: Mapping[str, Any] | None) -> PixelStats | None:
     except (KeyError, TypeError, ValueError):
         return None
     return stats if {len(stats.mean), len(stats.std)} == {published.IMAGE_SHAPE[-1]} else None
+
+
+def check_classes(card: Mapping[str, Any] | None, dataset: str, file: Path) -> None:
+    """Raises UserError if a card of this program names other classes than the data set's."""
+    named = (card or {}).get("class_names")
+    if isinstance(named, list) and tuple(named) != class_names(dataset):
+        some = ", ".join(shown(str(name)) for name in named[:3])
+        raise UserError(
+            f"{file} knows other classes ({some}, ...) than {dataset}: use it as it is, by jaxcnn "
+            "predict --pretrained FILE, or train with train.init_from=FILE"
+        )
 
 
 def dataset_of(found: Mapping[str, np.ndarray]) -> str:

@@ -43,6 +43,7 @@ WRITERS = {
     "seeds": ("bench/seeds.py", "several seeds in one call, or one after another"),
     "devices": ("checks/devices.py", "the same training on any number of devices"),
     "folder-memory": ("checks/folder_memory.py", "the memory of training on photographs"),
+    "interchange": ("checks/interchange.py", "weights from and networks for other programs"),
     "sums": ("checks/sums.py", "XLA's CPU options that compute correctly"),
     "torture": ("checks/torture.py", "runs that were killed, and their ends"),
     "planted-faults": ("checks/planted_faults.py", "faults that the fast tests find"),
