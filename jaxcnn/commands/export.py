@@ -81,14 +81,17 @@ def run(args: argparse.Namespace) -> None:
             f"{run.settings.dataset.eval_split}; calibrated on {scores.calibration_images} images "
             "of the training split"
         )
-    else:
+    elif exporting.FORMATS[args.format].is_program:
         images, which = subject.images_of(exported, args.data_dir)
-        found = exporting.export(exported, args.format, args.out, images, args.names)
+        found = exporting.export_program(exported, args.format, args.out, images)
         compared = (
             f"read back by {exporting.FORMATS[args.format].reader}: logits differ by "
             f"{found.difference:.1e} of the largest at most, {found.same_classes} of "
             f"{found.images} classes are the same, on {which}"
         )
+    else:
+        exporting.export_weights(exported, args.format, args.out, args.names)
+        compared = f"read back: all {len(exported.arrays)} arrays have the same bits"
     print(f"wrote {args.out}: {exported.words}; {args.out.stat().st_size:,} bytes")
     print(f"  {exporting.describe(exported, args.format, args.names)}")
     print(f"  {compared}")

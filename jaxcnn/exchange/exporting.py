@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcnn.errors import UserError, outside_reason
 from jaxcnn.exchange import onnx_file, safetensors, stablehlo, state_dict, weights
-from jaxcnn.exchange.subject import Subject, classifier
+from jaxcnn.exchange.subject import Subject
 from jaxcnn.models.pretrained import CARD
 
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -30,19 +30,21 @@ class Format(NamedTuple):
         suffixes: Endings of its files.
         words: What a file holds.
         reader: What reads it back.
+        is_program: Whether it computes, else it is weights alone.
     """
 
     suffixes: tuple[str, ...]
     words: str
     reader: str
+    is_program: bool
 
 
 _PROGRAM = "uint8 [B, {}] to float32 logits [B, {}], any B, pixels normalized inside"
 FORMATS = {
-    "stablehlo": Format((".stablehlo",), _PROGRAM, "jax.export"),
-    "onnx": Format((".onnx",), _PROGRAM, "onnxruntime"),
-    "safetensors": Format((".safetensors",), "float32 arrays and the card", "this program"),
-    "torch": Format((".pt", ".pth"), "a state dict with the names of {}", "this program"),
+    "stablehlo": Format((".stablehlo",), _PROGRAM, "jax.export", True),
+    "onnx": Format((".onnx",), _PROGRAM, "onnxruntime", True),
+    "safetensors": Format((".safetensors",), "float32 arrays and the card", "this program", False),
+    "torch": Format((".pt", ".pth"), "a state dict with the names of {}", "this program", False),
 }
 
 
@@ -60,25 +62,23 @@ class Comparison(NamedTuple):
     images: int
 
 
-def export(
-    subject: Subject, format: str, path: Path, images: np.ndarray, names: str = ""
-) -> Comparison:
-    """Writes `path` in a format, reads it back and compares its logits with the run's.
+def export_program(subject: Subject, format: str, path: Path, images: np.ndarray) -> Comparison:
+    """Writes a network as a program, reads it back and compares its logits with the run's.
 
     Args:
         subject: The run's network.
-        format: A key of `FORMATS`.
+        format: A key of `FORMATS`, of a program.
         path: The file; one that is there is replaced, if all goes well.
         images: uint8 `[N, H, W, C]`.
-        names: For "torch": one of `sources.SOURCES`, "" for the first that has the network.
 
     Raises:
         UserError: If the file cannot be written, or computes something else; then it is not there.
     """
     expected = subject.logits(images)
+    module = onnx_file if format == "onnx" else stablehlo
     with replacing(path) as temporary:
-        predict = _written(subject, format, temporary, names, len(images))
-        found = compare(expected, predict(images))
+        module.write(subject, temporary)
+        found = compare(expected, module.read(temporary)(images))
         if not found.difference <= BOUND:  # NaN, too
             raise UserError(
                 f"the {format} file of {subject.run.path} computes other logits: they differ by "
@@ -86,6 +86,38 @@ def export(
                 "not written"
             )
     return found
+
+
+def export_weights(subject: Subject, format: str, path: Path, names: str = "") -> None:
+    """Writes a network's weights, reads them back and compares their bits.
+
+    Args:
+        subject: The run's network.
+        format: A key of `FORMATS`, of weights.
+        path: The file; one that is there is replaced, if all goes well.
+        names: For "torch": one of `sources.SOURCES`, "" for the first that has the network.
+
+    Raises:
+        UserError: If the file cannot be written, or is read back with other bits; then it is not
+            there.
+    """
+    with replacing(path) as temporary:
+        if format == "torch":
+            state_dict.write(subject, temporary, names)
+            found = state_dict.read(subject, temporary, names)
+        else:
+            card = weights.card(subject.run, subject.run.name, subject.step)
+            safetensors.write(temporary, subject.arrays, {CARD: json.dumps(card, allow_nan=False)})
+            found = safetensors.read(temporary).arrays
+        if other := [
+            name
+            for name, array in subject.arrays.items()
+            if name not in found or found[name].tobytes() != array.tobytes()
+        ]:
+            raise UserError(
+                f"the {format} file of {subject.run.path} is read back with other numbers "
+                f"({', '.join(other[:3])}): {path} is not written; see whether the disk is full"
+            )
 
 
 @contextlib.contextmanager
@@ -111,24 +143,6 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(
             f"cannot write {path} ({outside_reason(error)}): name a file that can be written"
         ) from error
-
-
-def _written(subject: Subject, format: str, path: Path, names: str, batch_size: int) -> Predictor:
-    """Writes a file and returns what it computes."""
-    if format == "stablehlo":
-        stablehlo.write(subject, path)
-        return stablehlo.read(path)
-    if format == "onnx":
-        onnx_file.write(subject, path)
-        return onnx_file.read(path)
-    if format == "torch":
-        state_dict.write(subject, path, names)
-        arrays = state_dict.read(subject, path, names)
-    else:
-        card = weights.card(subject.run, subject.run.name, subject.step)
-        safetensors.write(path, subject.arrays, {CARD: json.dumps(card, allow_nan=False)})
-        arrays = safetensors.read(path).arrays
-    return classifier(subject, arrays, batch_size).logits
 
 
 def compare(expected: np.ndarray, found: np.ndarray) -> Comparison:

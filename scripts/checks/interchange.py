@@ -13,7 +13,9 @@ their code loads that with strict=True, and the logits are compared again.
 The networks of --runs are exported to every format and computed on 1,000 images of their evaluation
 data by a process that does not import jaxcnn, see foreign_reader.py.
 
-Needs PyTorch and the extra onnx. Exits with 1 if logits differ by more than 1e-5 of the largest.
+Needs PyTorch and the extra onnx. The same command continues where it was stopped: what --out has of
+the same revision is not checked again. Exits with 1 if logits differ by more than 1e-5 of the
+largest.
 """
 
 import contextlib
@@ -227,7 +229,10 @@ def check_run(path: Path, data_dir: str, folder: Path) -> dict[str, Any]:
     jobs = []
     for format, about in exporting.FORMATS.items():
         file = folder / f"net{about.suffixes[0]}"
-        exporting.export(exported, format, file, images[: subject.COMPARED])
+        if about.is_program:
+            exporting.export_program(exported, format, file, images[: subject.COMPARED])
+        else:
+            exporting.export_weights(exported, format, file)
         jobs.append({"format": format, "file": file.name})
     layout = None
     with contextlib.suppress(UserError):
@@ -333,6 +338,7 @@ def main() -> int:
         outfiles.check_file("--out", args.out, (".json",))
     training.quiet_libraries()
     report: dict[str, Any] = {
+        "revision": environment.git_revision(),
         "machine": environment.machine(),
         "versions": {
             name: metadata.version(name) for name in ("torch", "jax", "onnx", "onnxruntime")
@@ -340,20 +346,29 @@ def main() -> int:
         "public": [],
         "runs": [],
     }
+    before = outfiles.read(args.out, dict) if args.out and args.out.exists() else {}
+    if before and all(before.get(key) == report[key] for key in ("revision", "versions")):
+        report |= {key: before[key] for key in ("public", "runs")}
+
+    def done(kind: str, found: dict[str, Any]) -> None:
+        print(json.dumps(found), flush=True)
+        report[kind].append(found)
+        if args.out:
+            outfiles.write("--out", args.out, json.dumps(report, indent=2) + "\n")
+
+    known = {(one["file"], one["code"], one["network"]) for one in report["public"]}
     for case in CASES if args.clones else ():
         if not (args.clones / case.file).is_file():
             print(f"{case.file}: not there, left out")
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            report["public"].append(check(case, args.clones, Path(folder)))
-        print(json.dumps(report["public"][-1]), flush=True)
+        elif (case.file, case.function, case.network) not in known:
+            with tempfile.TemporaryDirectory() as folder:
+                done("public", check(case, args.clones, Path(folder)))
+    names = {one["network"] for one in report["runs"]}
     for path in args.runs:
-        with tempfile.TemporaryDirectory() as folder:
-            report["runs"].append(check_run(path, args.data_dir, Path(folder)))
-        print(json.dumps(report["runs"][-1]), flush=True)
+        if Run(path).model_name not in names:
+            with tempfile.TemporaryDirectory() as folder:
+                done("runs", check_run(path, args.data_dir, Path(folder)))
     print(table(report))
-    if args.out:
-        outfiles.write("--out", args.out, json.dumps(report, indent=2) + "\n")
     return 0 if all(one["ok"] for one in report["public"] + report["runs"]) else 1
 
 
