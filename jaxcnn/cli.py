@@ -20,6 +20,7 @@ VERBS = {
     "train": "train a network; the same command again continues the run",
     "evaluate": "loss, accuracy, figures of each class and calibration of a run",
     "predict": "classify image files with a run's network, or a pretrained one",
+    "serve": "show a page on which to try networks with one's own images",
     "plot": "draw the plots of a run, or the curves of several runs",
     "compare": "write a report, one HTML file, that compares runs",
     "layers": "print the layers of a network: shapes, parameters, memory",
@@ -41,10 +42,10 @@ flags has no `add_arguments`, and its `run` takes the arguments as they are.
 """
 
 # Verbs that use JAX at once; `train` first joins other processes.
-_COMPUTING = ("evaluate", "predict", "plot", "compare", "layers", "import", "export")
+_COMPUTING = ("evaluate", "predict", "serve", "plot", "compare", "layers", "import", "export")
 
 _HELP = """\
-usage: jaxcnn VERB [ARGUMENTS]
+usage: jaxcnn VERB [ARGUMENTS] | jaxcnn VERB --help | jaxcnn --version
 
 Trains convolutional networks on small images and shows what they have learned.
 
@@ -52,9 +53,7 @@ Trains convolutional networks on small images and shows what they have learned.
 
 examples:
   jaxcnn train --config lenet:digits        without a download
-  jaxcnn train --config mobilenet           on CIFAR-10, downloaded on first use
-
-`jaxcnn VERB --help` explains a verb; `jaxcnn --version` prints the version."""
+  jaxcnn train --config mobilenet           on CIFAR-10, downloaded on first use"""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

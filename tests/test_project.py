@@ -23,7 +23,7 @@ LEVELS = [
     {"run"},
     {"evaluate"},
     {"train"},
-    {"report", "study", "doctor", "exchange"},
+    {"report", "study", "doctor", "exchange", "serve"},
     {"commands"},
     {"cli"},
     {"main", "__main__"},
@@ -43,7 +43,9 @@ DOORS = {
     "PIL": {"data"},
     "pyarrow": {"data"},
     "scipy": {"data"},
+    "starlette": {"serve"},
     "tensorboardX": {"run"},
+    "uvicorn": {"serve"},
 }
 
 

@@ -35,6 +35,10 @@ class Refused(Exception):
     """A file cannot be used; the message names it and what is wrong, in one line."""
 
 
+class UnknownFormat(Refused):
+    """A file is no image in one of the formats of `FORMATS`."""
+
+
 def find(names: Iterable[str], refuse: Callable[[str], None]) -> list[Path]:
     """Returns the image files that names mean: files, folders with all below, glob patterns.
 
@@ -152,13 +156,32 @@ def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 def decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Does what `read` does, within `decoding`."""
-    height, width, channels = shape
-    if channels not in (1, 3):
+    check_channels(shape)
+    content = _bytes(path)
+    try:
+        return decode_content(content, shape)
+    except Refused as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def check_channels(shape: tuple[int, int, int]) -> None:
+    """Raises UserError if an image file cannot give (H, W, C) of `shape`."""
+    if shape[-1] not in (1, 3):
         raise UserError(
-            f"the run's images have {channels} channels: an image file gives 1 or 3, use "
+            f"the run's images have {shape[-1]} channels: an image file gives 1 or 3, use "
             "jaxcnn.evaluate.classifier.Classifier on arrays"
         )
-    content = _bytes(path)
+
+
+def decode_content(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Does with the content of a file what `read` does, within `decoding`.
+
+    Raises:
+        Refused: If it cannot be used; the message is what is wrong, without a name.
+    """
+    height, width, channels = shape
+    if not content:
+        raise Refused("the file is empty: get a whole copy")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             # The header is enough to refuse: no pixel has been decoded yet.
@@ -169,15 +192,15 @@ def decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)
         flat = _eight_bits(upright).convert("RGB" if channels == 3 else "L")
         fitted = ImageOps.fit(flat, (width, height), Image.Resampling.BOX)
-    except Refused as error:
-        raise Refused(f"{path}: {error}") from error
+    except Refused:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise Refused(f"{path}: {_too_many()}") from error
+        raise Refused(_too_many()) from error
     except Image.UnidentifiedImageError as error:
-        raise Refused(f"{path}: not an image in a format that is read here: {_ANYWHERE}") from error
+        raise UnknownFormat(f"not an image in a format that is read here: {_ANYWHERE}") from error
     except Exception as error:  # decoders raise SyntaxError, struct.error and more for bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise Refused(f"{path}: the image is damaged ({reason}): get a whole copy") from error
+        raise Refused(f"the image is damaged ({reason}): get a whole copy") from error
     return np.asarray(fitted, np.uint8).reshape(shape)
 
 
@@ -193,8 +216,6 @@ def _bytes(path: Path) -> bytes:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise Refused(f"{path}: {error.strerror or error}: make the file readable") from error
-    if not content:
-        raise Refused(f"{path}: the file is empty: get a whole copy")
     if len(content) > MAX_BYTES:
         raise Refused(
             f"{path}: larger than {MAX_BYTES // 2**20} MiB, which is the most: make it smaller"
@@ -228,7 +249,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def png(image: np.ndarray) -> bytes:
-    """Returns uint8 [H, W, C] with one or three channels as the bytes of a PNG file."""
+    """Returns uint8 [H, W, C] with 1, 3 or, the last one opacity, 4 channels as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()

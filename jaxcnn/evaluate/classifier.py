@@ -1,6 +1,6 @@
 """A trained network as a compiled function from images to probabilities."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,3 +54,18 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted -= shifted.max(-1, keepdims=True)
     powers = np.exp(shifted)
     return powers / powers.sum(-1, keepdims=True)
+
+
+def likeliest(
+    probabilities: np.ndarray, class_names: Sequence[str], count: int = 5
+) -> dict[str, Any]:
+    """Returns {"class", "top"}: the class of an image, and the likeliest ones, as JSON has them.
+
+    Args:
+        probabilities: float [K].
+        class_names: A name for each class.
+        count: How many classes "top" has, or all if there are fewer.
+    """
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    top = [{"class": class_names[i], "probability": float(probabilities[i])} for i in order]
+    return {"class": class_names[order[0]], "top": top}

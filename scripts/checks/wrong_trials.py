@@ -71,6 +71,7 @@ _BASES = {
         ["run", "--format=onnx", "--out=net.onnx"],
     ],
     "import": [["weights.pt", "--model=lenet", "--out=imported"]],
+    "serve": [["run", "--port=0"], ["run", "other", "--port=0"]],
     "plot": [["run", "--out=drawn"], ["run", "other", "--out=both.png"]],
     "layers": [["lenet:digits"], ["own.py"], ["run"], ["run/config.json"]],
 }

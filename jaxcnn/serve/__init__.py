@@ -1,0 +1,1 @@
+"""A page on which to try networks, and the server that answers it."""
