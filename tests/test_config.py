@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxcnn import models
-from jaxcnn.config import schema
+from jaxcnn.config import compat, schema
 from jaxcnn.config.settings import Settings
 from jaxcnn.errors import UserError
 
@@ -87,11 +87,24 @@ def test_a_warmup_longer_than_the_training_is_shortened_and_says_so(dataset, cap
     changed.optim.warmup_epochs = 3.0
     assert Settings.resolve(changed, dataset).optim.warmup_epochs == 3.0 and not caplog.records
     changed.optim.warmup_epochs = 3.5
-    assert Settings.resolve(changed, dataset).optim.warmup_epochs == 3.0
+    # What is kept is what was asked for: with more epochs the run goes on with that warm-up.
+    assert Settings.resolve(changed, dataset).optim.warmup_epochs == 3.5
     (record,) = caplog.records
     assert record.getMessage() == (
         "optim.warmup_epochs=3.5 is longer than the training: shortened to 3.0"
     )
+
+
+def test_a_run_whose_warmup_was_shortened_goes_on_to_more_epochs(dataset):
+    changed, contents = schema.default_config(), []
+    changed.optim.warmup_epochs = 3.5
+    for changed.train.epochs in (1, 5):
+        contents.append(Settings.resolve(changed, dataset).to_json())
+    assert compat.refusals(*contents) == []
+    assert compat.fingerprint(contents[0]) == compat.fingerprint(contents[1])
+    # Earlier versions kept the shortened one: which value continues such a run is named.
+    contents[0]["optim"]["warmup_epochs"] = 1.0
+    assert compat.refusals(*contents) == ["optim.warmup_epochs was 1.0, is 3.5"]
 
 
 def test_all_values_that_are_not_allowed_are_told_at_once():

@@ -19,7 +19,7 @@ from absl import flags
 from conftest import random_dataset, small_settings
 
 from jaxcnn import cli, plots
-from jaxcnn.commands import config_flag
+from jaxcnn.commands import config_flag, doctor
 from jaxcnn.commands import prepare as prepare_command
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
@@ -207,6 +207,24 @@ def test_without_a_home_directory_the_path_is_asked_for(case, command, folder, m
     code, output, lines = command(*arguments)
     assert (code, output, len(lines)) == (1, "", 1) and expected in lines[0], lines
     assert not (folder / "~").exists()
+
+
+@pytest.mark.parametrize("config", ["lenet:digits", "mobilenet"])
+def test_doctor_needs_no_home_directory(config, command, folder, monkeypatch):
+    _homeless(monkeypatch)
+    compared = []
+    monkeypatch.setattr(doctor, "_sums", lambda: None)
+    monkeypatch.setattr(doctor, "_step", lambda config, dataset, what: compared.append(what))
+    code, output, (line,) = command("doctor", config)
+    assert code == 0 and "data: digits in the installation; there is no place for data" in output
+    assert line.startswith("warning: the outcome cannot be kept in ~/.cache/jaxcnn/doctor.json")
+    assert "all is well (not kept" in output and not list(folder.iterdir())
+    assert compared == [
+        "a batch of digits" if "digits" in config else "noise, as cifar10 is not prepared here"
+    ]
+    monkeypatch.setattr(doctor, "_sums", lambda: "3.0 instead of 4.0")
+    code, output, lines = command("doctor", config)
+    assert code == 1 and lines[1].startswith("error: 3.0 instead of 4.0: install another version")
 
 
 @pytest.mark.parametrize("arguments", [["evaluate", "~no-user/run"], ["plot", "r", "--out=~no/x"]])
@@ -435,7 +453,7 @@ def test_a_training_needs_no_home_directory(home, problem, tmp_path):
     )
     folder = tmp_path / "runs" / "lenet-digits"
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    assert json.loads((folder / "config.json").read_text())["optim"]["warmup_epochs"] == 1.0
+    assert json.loads((folder / "config.json").read_text())["optim"]["warmup_epochs"] == 2.0
     (start,) = json.loads((folder / "environment.json").read_text())["starts"]
     assert [f"warning: {text}" for text in start["warnings"]] == [cache, warm_up]
     assert len(list((folder / "plots").iterdir())) == 7

@@ -93,6 +93,19 @@ def _create(**changes):
     return optim.create_optimizer(config, epochs=1, steps_per_epoch=10)
 
 
+def test_a_warmup_longer_than_the_training_takes_all_of_it_and_no_more_of_a_longer_one():
+    def rates(epochs, warmup_epochs):
+        config = OptimConfig(peak_lr=0.2, schedule="constant", warmup_epochs=warmup_epochs)
+        made = optim.create_optimizer(config, epochs=epochs, steps_per_epoch=5)
+        return [float(made.learning_rate(step)) for step in range(5 * epochs)]
+
+    np.testing.assert_allclose(rates(1, 2.0), 0.2 * np.arange(1, 6) / 5, rtol=1e-6)
+    assert rates(1, 2.0) == rates(1, 1.0)
+    # A run that goes on to 3 epochs has the rates of its configuration from there on.
+    np.testing.assert_allclose(rates(3, 2.0)[5:10], 0.2 * np.arange(6, 11) / 10, rtol=1e-6)
+    assert rates(3, 2.0)[10:] == [pytest.approx(0.2)] * 5
+
+
 PARAMS = {
     "conv": {"kernel": jnp.float32([2.0, -1.0]), "bias": jnp.float32([3.0])},
     "norm": {"scale": jnp.float32([4.0])},

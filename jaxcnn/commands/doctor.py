@@ -13,6 +13,7 @@ this program; `jaxcnn train` then refuses to start where numbers are wrong.
 """
 
 import argparse
+import logging
 import time
 
 import numpy as np
@@ -30,6 +31,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.runtime import compilation_cache, environment, memory, sharding, switches
 from jaxcnn.train import limits
 from jaxcnn.train.capacity import compile_programs
+
+_logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,11 +63,16 @@ def run(args: argparse.Namespace) -> None:
     findings: dict[str, str | None] = {"sums": _sums()}
     network = f"{config.model.name}, batch {config.train.batch_size}"
     findings[network] = _step(config, dataset, of_what)
-    record.remember(findings)
+    kept = f"kept in {record.file()}"
+    try:
+        record.remember(findings)
+    except UserError as error:
+        _logger.warning("%s", error)
+        kept = "not kept: a training will not know"
     wrong = [error for error in findings.values() if error]
     if wrong:
         raise UserError("; ".join(wrong) + ": install another version of jax and jaxlib")
-    print(f"all is well (kept in {record.file()})")
+    print(f"all is well ({kept})")
 
 
 def _sums() -> str | None:
@@ -128,7 +136,7 @@ def _of_step(name: str, difference: step.Difference) -> str:
 def _dataset(config: config_dict.ConfigDict) -> tuple[Dataset, str]:
     """Returns the configuration's data if it is here, else noise of its shape; and what it is."""
     name = config.dataset.name
-    if name in (digits.NAME, folder.NAME) or find(data_root(config.dataset.data_dir), name):
+    if name in (digits.NAME, folder.NAME) or _is_prepared(name, config.dataset.data_dir):
         loaded = data.load(**config.dataset)
         # One batch of each split is enough.
         few = Split(*(array[: config.train.eval_batch_size] for array in loaded.eval))
@@ -145,3 +153,10 @@ def _dataset(config: config_dict.ConfigDict) -> tuple[Dataset, str]:
     split = Split(images, rng.integers(0, classes, count).astype(np.int32))
     names = tuple(map(str, range(classes)))
     return Dataset(split, split, names, "noise"), f"noise, as {name} is not prepared here"
+
+
+def _is_prepared(name: str, data_dir: str) -> bool:
+    try:
+        return find(data_root(data_dir), name) is not None
+    except UserError:  # which `facts` has told: there is no such directory, or no leave to read it
+        return False

@@ -82,7 +82,6 @@ class Settings(schema.Config):
         if config.augment.flip is None:
             tree["augment"]["flip"] = schema.is_mirrored(config.dataset.name)
         if config.optim.warmup_epochs > config.train.epochs:
-            tree["optim"]["warmup_epochs"] = float(config.train.epochs)
             _logger.warning(
                 "optim.warmup_epochs=%s is longer than the training: shortened to %s",
                 *(config.optim.warmup_epochs, float(config.train.epochs)),

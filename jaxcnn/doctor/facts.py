@@ -16,6 +16,7 @@ from jaxcnn.config.settings import Settings
 from jaxcnn.data import digits
 from jaxcnn.data.cifar10.published import SETS
 from jaxcnn.data.locate import data_root, find
+from jaxcnn.errors import UserError
 from jaxcnn.ops.conv import used
 from jaxcnn.runtime import environment, memory
 from jaxcnn.runtime.compilation import compiler_options
@@ -98,8 +99,11 @@ def _cache() -> str:
 
 
 def _data(data_dir: str) -> str:
-    root = data_root(data_dir)
-    found = {name: find(root, name) for name in SETS}
+    try:
+        root = data_root(data_dir)
+        found = {name: find(root, name) for name in SETS}
+    except UserError as error:
+        return f"{digits.NAME} in the installation; {error}"
     prepared = [f"{name} in {path}" for name, path in found.items() if path]
     missing = [name for name, path in found.items() if not path]
     nowhere = [f"no {' and no '.join(missing)} in {root}"] if missing else []

@@ -36,9 +36,12 @@ def run(
     Raises:
         RuntimeError: If the interpreter cannot run any program.
     """
+    paths = [str(Path(__file__).parents[2])]
+    if python == sys.executable and os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])  # where its JAX may lie
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": os.pathsep.join(paths),
         "JAX_PLATFORMS": "cpu",  # accelerators round the operands of a product
         "TF_CPP_MIN_LOG_LEVEL": "3",
         # A program that is read from the cache was compiled by another start, perhaps elsewhere.

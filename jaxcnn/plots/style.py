@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ _SETTINGS: Any = {
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """While entered, figures look as here, whatever the user's own matplotlibrc says."""
+    # Where it keeps its fonts if there is no home is no one's concern.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
 
     with matplotlib.rc_context():

@@ -47,7 +47,8 @@ def create_optimizer(config: OptimConfig, *, epochs: int, steps_per_epoch: int) 
     rate = create_schedule(
         config.schedule,
         peak_lr=config.peak_lr,
-        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        # A longer warm-up is that of a training which may still be prolonged.
+        warmup_steps=round(min(config.warmup_epochs, epochs) * steps_per_epoch),
         total_steps=epochs * steps_per_epoch,
         milestones=config.milestones,
         decay_factor=config.decay_factor,
