@@ -15,7 +15,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run.observers import Observer
 from jaxcnn.runtime import launch, memory
-from jaxcnn.train import capacity, fit
+from jaxcnn.train import fit, remedies
 from jaxcnn.train.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def test_recomputing_is_proposed_where_it_helps(name, drop_rate, helps):
     config = schema.default_config()
     config.model.name, config.model.drop_rate = name, drop_rate
     settings = Settings.resolve(config, random_dataset(train=128))
-    assert ("train.remat=True" in capacity.remedy(settings, devices=1)) == helps
+    assert ("train.remat=True" in remedies.remedy(settings, devices=1)) == helps
 
 
 def test_a_device_that_runs_out_of_memory_is_told_in_one_line(settings, tmp_path, monkeypatch):
@@ -115,6 +115,8 @@ def test_the_largest_batch_is_a_multiple_that_fits():
     assert memory.largest_batch(needed, 64, 8, available=10_000) == 64
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_batch_that_does_not_divide_is_refused_on_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "jaxcnn.main", f"--config={ROOT}/configs/lenet.py:digits"]

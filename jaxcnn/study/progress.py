@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxcnn.run.files import RunFiles
 from jaxcnn.study import tables
-from jaxcnn.study.trainings import Job
+from jaxcnn.study.jobs import Job
 
 
 class State(NamedTuple):

@@ -9,7 +9,8 @@ from jaxcnn.run.files import RunFiles
 from jaxcnn.run.folder import write_atomically
 from jaxcnn.run.observers import Observer, ObserverList
 from jaxcnn.study import progress, recipes, tables
-from jaxcnn.study.trainings import Job, Outcome, Trainings, reached
+from jaxcnn.study.jobs import Job
+from jaxcnn.study.trainings import Outcome, Trainings, reached
 
 FILES = ("study.json", "study.md")
 """What the study writes beside its run folders, before the report."""

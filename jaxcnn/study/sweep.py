@@ -13,7 +13,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.run.folder import write_atomically
 from jaxcnn.run.observers import Observer
 from jaxcnn.study import holdout, tables
-from jaxcnn.study.trainings import Job, Outcome, Trainings, claimed, reached
+from jaxcnn.study.jobs import Job
+from jaxcnn.study.trainings import Outcome, Trainings, claimed, reached
 
 FILES = ("sweep.json", "sweep.md")
 """What a sweep writes beside its run folders."""

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import config_dict
-
 from jaxcnn import data
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings, check_network
@@ -18,21 +16,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.run import lock
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
+from jaxcnn.study.jobs import Job
 from jaxcnn.train import fit
-
-
-class Job(NamedTuple):
-    """A training to be done.
-
-    Attributes:
-        name: What to call it.
-        config: Its configuration.
-        path: Its run folder.
-    """
-
-    name: str
-    config: config_dict.ConfigDict
-    path: Path
 
 
 class Outcome(NamedTuple):

@@ -17,8 +17,8 @@ from jaxcnn.run.observers import Observer
 from jaxcnn.runtime import distributed, memory
 from jaxcnn.runtime.signals import Interrupted, Interrupts
 from jaxcnn.train import initial, metrics
-from jaxcnn.train.capacity import remedy
 from jaxcnn.train.programs import Programs
+from jaxcnn.train.remedies import remedy
 from jaxcnn.train.step import TrainState, stopped
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxcnn.ops.spec import ConvSpec
-from jaxcnn.ops.winograd import stride1, stride2
-from jaxcnn.ops.winograd.coefficients import Cost
+from jaxcnn.ops.winograd import costs
+from jaxcnn.ops.winograd.costs import Cost
 
 # Fewer channels on either side make Winograd's matrix products too thin to pay for its transforms.
 WINOGRAD_CHANNELS = 64
@@ -98,7 +98,7 @@ def _is_profitable(cost: Cost, batch: int, most_left: float, least_saved: float)
 def _is_profitable_stride1(spec: ConvSpec, batch: int) -> bool:
     if not _is_dense_3x3(spec, stride=1):
         return False
-    cost = stride1.cost(spec.output_size)
+    cost = costs.stride1(spec.output_size)
     return _is_profitable(cost, batch, WINOGRAD_MOST_LEFT, WINOGRAD_LEAST_SAVED)
 
 
@@ -123,7 +123,7 @@ def _is_winograd_stride2_kernel_grad(shape: ConvShape) -> bool:
     is_wide = min(shape.channels, shape.features) >= WINOGRAD_KERNEL_GRAD_CHANNELS
     if not is_wide or not _is_dense_3x3(shape.spec, stride=2):
         return False
-    cost = stride2.cost(shape.spec.output_size)
+    cost = costs.stride2_kernel_grad(shape.spec.output_size)
     least_saved = WINOGRAD_LEAST_SAVED / 2
     return _is_profitable(cost, shape.batch, WINOGRAD_STRIDE2_MOST_LEFT, least_saved)
 

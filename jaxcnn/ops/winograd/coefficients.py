@@ -37,6 +37,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcnn.ops.spec import Pair
+
 # Where F(m, 3) evaluates its polynomials; infinity stands for the highest coefficient. For m = 4
 # the textbook's 0, 1, -1, 2, -2 leave twice the error (Barabasz et al., arXiv:1803.10986, say why).
 # Closed under p -> 1 / p, so `f_m_3_flipped` has the same points in another order.
@@ -74,18 +76,9 @@ class Scheme(NamedTuple):
         return len(self.g)
 
 
-class Cost(NamedTuple):
-    """What an algorithm saves, for each image, input channel and output channel.
-
-    Attributes:
-        direct: Multiplications of the convolution as it is defined.
-        winograd: Multiplications of the algorithm, without transforms.
-        matrices: Numbers of the transformed kernel.
-    """
-
-    direct: int
-    winograd: int
-    matrices: int
+def tile_counts(output_size: Pair, scheme: Scheme) -> Pair:
+    """Tiles along height and width that cover an output of this size."""
+    return -(-output_size[0] // scheme.outputs), -(-output_size[1] // scheme.outputs)
 
 
 def _toom_cook(

@@ -16,8 +16,8 @@ from jax import lax
 from jaxcnn.ops.chunks import Chunk, chunk_size, map_and_sum_chunks, map_chunks, sum_chunks
 from jaxcnn.ops.norm import NormRelu, Sums, at_least_float32, grad_sums
 from jaxcnn.ops.spec import ConvSpec, Pair, cropped
-from jaxcnn.ops.winograd import coefficients, transforms
-from jaxcnn.ops.winograd.coefficients import Cost, Scheme
+from jaxcnn.ops.winograd import coefficients, costs, transforms
+from jaxcnn.ops.winograd.coefficients import Scheme
 
 # Transformed images of one chunk: 4 MB stay in the last-level cache beside their products. Where
 # the transformed kernel is larger, as much as that, so that it is read once.
@@ -42,26 +42,6 @@ class Matmuls(NamedTuple):
     tn: Matmul
 
 
-def cost(output_size: Pair) -> Cost:
-    """The multiplications for outputs of this height and width, by the best of the schemes."""
-    height, width = output_size
-    scheme = _scheme(output_size)
-    return Cost(9 * height * width, _multiplications(output_size, scheme), scheme.points**2)
-
-
-def _multiplications(output_size: Pair, scheme: Scheme) -> int:
-    rows, columns = transforms.tile_counts(output_size, scheme)
-    return scheme.points**2 * rows * columns
-
-
-def _scheme(output_size: Pair) -> Scheme:
-    """The scheme with the fewest multiplications for outputs of this size."""
-    # F(4) takes fewer for each output, but where 4 does not divide the size it also computes
-    # outputs that are cut off: for 2 x 2 outputs F(2) takes 16, F(4) 36.
-    schemes = map(coefficients.f_m_3, coefficients.POINTS)
-    return min(schemes, key=lambda scheme: _multiplications(output_size, scheme))
-
-
 def conv_forward(
     x: jax.Array,
     kernel: jax.Array,
@@ -84,7 +64,7 @@ def conv_forward(
     Returns:
         `[N, H', W', F]`, of the dtype of `x`.
     """
-    scheme = _scheme(spec.output_size)
+    scheme = costs.best_scheme(spec.output_size)
     transformed = _transformed(kernel, scheme)
     return _convolve(x, transformed, spec, scheme, matmuls.nn, shards, norm)
 
@@ -107,7 +87,7 @@ def conv_input_grad(
     # The gradient is a convolution by the flipped kernel. The scheme flips, so that G, and with it
     # the transformed kernel, can be that of the forward pass.
     back = spec.reversed()
-    scheme = coefficients.f_m_3_flipped(_scheme(back.output_size).outputs)
+    scheme = coefficients.f_m_3_flipped(costs.best_scheme(back.output_size).outputs)
     transformed, matmul = _transformed_for_input_grad(kernel, scheme, matmuls)
     return _convolve(dy, transformed, back, scheme, matmul, shards)
 
@@ -177,7 +157,7 @@ def conv_kernel_grad(
         `[3, 3, C, F]`, float32 or better.
     """
     size, dtype = spec.output_size, jnp.promote_types(x.dtype, jnp.float32)
-    scheme = _scheme(size)
+    scheme = costs.best_scheme(size)
     x, ((top, _), (left, _)) = cropped(x, spec.padding)
 
     # y = A^T [(G g G^T) * (B^T d B)] A is linear in g. Its transpose, with the products in brackets
@@ -223,7 +203,7 @@ def conv_vjp(
     """
     back = spec.reversed()
     size, dtype = back.output_size, jnp.promote_types(x.dtype, jnp.float32)
-    scheme = coefficients.f_m_3_flipped(_scheme(size).outputs)
+    scheme = coefficients.f_m_3_flipped(costs.best_scheme(size).outputs)
     dy, ((top, _), (left, _)) = cropped(dy, back.padding)
     transformed, matmul = _transformed_for_input_grad(kernel, scheme, matmuls)
     x, dy, transformed = lax.optimization_barrier((x, dy, transformed))
@@ -251,5 +231,5 @@ def conv_vjp(
 def _images_in_chunk(batch: int, size: Pair, scheme: Scheme, channels: int, features: int) -> int:
     # 4 bytes a number: float64 is for tests of exactness, not of speed.
     kernel_bytes = 4 * scheme.points**2 * channels * features
-    image_bytes = 4 * _multiplications(size, scheme) * max(channels, features)
+    image_bytes = 4 * costs.multiplications(size, scheme) * max(channels, features)
     return chunk_size(max(1, batch), image_bytes, max(_CHUNK_BYTES, kernel_bytes))

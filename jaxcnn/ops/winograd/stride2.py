@@ -17,8 +17,7 @@ import jax.numpy as jnp
 
 from jaxcnn.ops.chunks import Chunk, chunk_size, sum_chunks
 from jaxcnn.ops.spec import ConvSpec, Pair, cropped
-from jaxcnn.ops.winograd import coefficients, transforms
-from jaxcnn.ops.winograd.coefficients import Cost
+from jaxcnn.ops.winograd import coefficients, costs, transforms
 from jaxcnn.ops.winograd.stride1 import Matmul, Matmuls
 
 # Transformed images and gradients of one chunk, or twice the sums over chunks if they are larger,
@@ -26,27 +25,8 @@ from jaxcnn.ops.winograd.stride1 import Matmul, Matmuls
 _CHUNK_BYTES = 16 << 20
 
 
-def cost(output_size: Pair) -> Cost:
-    """The multiplications of the kernel's gradient for outputs of this height and width."""
-    height, width = output_size
-    return Cost(9 * height * width, _multiplications(output_size), _matrices())
-
-
-def _multiplications(size: Pair) -> int:
-    points, counts = coefficients.f_4_2().points, _tile_counts(size)
-    # Along an axis, the products of its outer taps and, one for each output, of its inner tap. Each
-    # of the four groups has one of the two along the height and one of the two along the width.
-    down, across = (points * count + n for n, count in zip(size, counts, strict=True))
-    return down * across
-
-
-def _matrices() -> int:
-    # (5 + 1)^2 = 25 + 5 + 5 + 1.
-    return (coefficients.f_4_2().points + 1) ** 2
-
-
 def _tile_counts(size: Pair) -> Pair:
-    return transforms.tile_counts(size, coefficients.f_4_2())
+    return coefficients.tile_counts(size, coefficients.f_4_2())
 
 
 class _Taps(NamedTuple):
@@ -162,8 +142,9 @@ def conv_kernel_grad(
 
 def _images_in_chunk(batch: int, size: Pair, channels: int, features: int) -> int:
     # Both factors of every product. The sums are read and written once for each chunk.
-    image_bytes = 4 * _multiplications(size) * (channels + features)
-    sum_bytes = 4 * _matrices() * channels * features
+    cost = costs.stride2_kernel_grad(size)
+    image_bytes = 4 * cost.winograd * (channels + features)
+    sum_bytes = 4 * cost.matrices * channels * features
     return chunk_size(max(1, batch), image_bytes, max(_CHUNK_BYTES, 2 * sum_bytes))
 
 

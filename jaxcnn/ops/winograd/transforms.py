@@ -30,14 +30,9 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxcnn.ops.chunks import Chunk
 from jaxcnn.ops.spec import Pair, height_width
-from jaxcnn.ops.winograd.coefficients import Scheme
+from jaxcnn.ops.winograd.coefficients import Scheme, tile_counts
 
 Split = Callable[[Chunk], Sequence[jax.Array]]
-
-
-def tile_counts(output_size: Pair, scheme: Scheme) -> Pair:
-    """Tiles along height and width that cover an output of this size."""
-    return -(-output_size[0] // scheme.outputs), -(-output_size[1] // scheme.outputs)
 
 
 def combine(matrix: np.ndarray, split: Split, x: Chunk, axis: int) -> jax.Array:
