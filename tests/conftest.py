@@ -1,5 +1,7 @@
 """What holds for every test: strict JAX, the CPU, and the small networks and data they share."""
 
+import copy
+import json
 import os
 import sys
 from pathlib import Path
@@ -26,6 +28,7 @@ from jaxcnn.models.mobilenet import MobileNet
 from jaxcnn.models.resnet import ResNet
 from jaxcnn.ops.conv import conditions
 from jaxcnn.runtime.compilation import init_compiler_options
+from jaxcnn.train import fit
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -86,12 +89,55 @@ def winograd_for_few_images():
         yield
 
 
+# Keys of the section `train` that are no part of a program.
+_AROUND = ("plots", "tensorboard", "log_every_steps", "checkpoint_minutes", "keep_checkpoints",
+           "keep_best", "patience")  # fmt: skip
+
+
+def share_programs(patch: pytest.MonkeyPatch) -> None:
+    """Has trainings with equal settings and data share what is compiled, until `patch` is undone.
+
+    Tracing, lowering and reading the cache take most of a short training, however often it is begun
+    or continued. Programs keep nothing of a training.
+    """
+    compile_programs, known = fit.compile_programs, {}
+
+    def shared(settings, dataset, mesh):
+        content = settings.to_json()
+        for name in _AROUND:
+            del content["train"][name]
+        for name in ("train_split", "eval_split"):
+            del content["dataset"][name]
+        pixels = [array.tobytes() for split in (dataset.train, dataset.eval) for array in split]
+        key = json.dumps(content), *pixels
+        if key not in known:
+            known[key] = compile_programs(settings, dataset, mesh)
+        programs = copy.copy(known[key])
+        programs.settings = settings
+        return programs
+
+    patch.setattr(fit, "compile_programs", shared)
+
+
 def init(model: nn.Module, images, seed: int = 0):
     """Returns the network's variables, compiled as quickly as can be."""
     program = jax.jit(
         lambda key: model.init(key, images, train=False), compiler_options=init_compiler_options()
     )
     return program(jax.random.key(seed))
+
+
+# Every member of a family is tested by `.ci/run`; these stand for theirs in the fast suite.
+DEEP = {
+    "resnet34", "resnet101", "resnet152", "resnet32", "resnet44", "resnet110", "plain32", "plain44",
+    "plain56", "plain110", "densenet161", "densenet169", "densenet201",
+}  # fmt: skip
+
+
+def all_variants(*names: str) -> list:
+    """Returns parameters for networks, the deep ones marked slow and ci."""
+    deep = [pytest.mark.slow, pytest.mark.ci]
+    return [pytest.param(name, marks=deep if name in DEEP else []) for name in names]
 
 
 @pytest.fixture(scope="session")

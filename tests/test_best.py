@@ -6,7 +6,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_dataset, random_images
+from conftest import random_dataset, random_images, share_programs
 from hypothesis import given
 from hypothesis import strategies as st
 from test_loop import StopAt, _assert_same_run, _config, _final_arrays
@@ -79,6 +79,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.VARIANTS, "resnet20", network)
         patch.setattr(Programs, "evaluate", evaluate)
+        share_programs(patch)
         yield
 
 

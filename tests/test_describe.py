@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import pytest
+from conftest import all_variants
 
 from jaxcnn import models
 from jaxcnn.models import summary
@@ -36,7 +37,7 @@ def test_depthwise_convolutions_count_one_input_channel_each():
     assert rows["block1"].output == (16, 16, 32)
 
 
-@pytest.mark.parametrize("name", models.FAMILY)
+@pytest.mark.parametrize("name", all_variants(*models.FAMILY))
 def test_blocks_add_up_to_the_network(name):
     rows = summary.block_summaries(models.create(name), IMAGE)
     layers = {"resnet110": 110, "densenet121": 121, "densenet_bc100_k12": 100, "lenet": 5}

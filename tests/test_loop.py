@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_dataset
+from conftest import random_dataset, share_programs
 
 from jaxcnn.config import compat, schema
 from jaxcnn.data import batches
@@ -93,6 +93,7 @@ def quick_to_compile():
     small = resnet.ResNet, {"blocks": (1,), "widths": (8,), "ops": "stock"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.VARIANTS, "resnet20", small)
+        share_programs(patch)
         yield
 
 
@@ -314,7 +315,7 @@ def test_other_data_under_the_same_name_are_refused(reference):
 
 
 def test_the_best_epoch_is_named_on_a_held_out_split(tmp_path):
-    settings = _config(dataset__eval_split="train[48:]", train__epochs=2)
+    settings = _config(dataset__eval_split="train[48:]")
     summary = fit.fit(settings, random_dataset(), tmp_path / "run")
     best = max(_metrics(tmp_path / "run"), key=lambda record: record["eval_accuracy"])
     assert summary["best_epoch"] == best["epoch"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, SMALL, init
+from conftest import FAMILIES, SMALL, all_variants, init
 from flax import linen as nn
 
 from jaxcnn import models
@@ -73,7 +73,7 @@ def test_every_variant_has_a_published_count():
     assert set(PUBLISHED) == set(models.FAMILY)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", all_variants(*PUBLISHED))
 def test_parameter_count_is_the_published_one(name):
     assert _count(_init(models.create(name), (2, 32, 32, 3))["params"]) == PUBLISHED[name]
 
@@ -83,7 +83,7 @@ def test_closed_form_agrees_with_published_counts():
     assert _cifar_resnet_parameters(110) == PUBLISHED["resnet110"]
 
 
-@pytest.mark.parametrize("name", models.FAMILY)
+@pytest.mark.parametrize("name", all_variants(*models.FAMILY))
 def test_logits_have_a_row_per_image_and_a_float32_column_per_class(name):
     model = models.create(name, num_classes=7, dtype=jnp.bfloat16)
     images = jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32)
@@ -93,8 +93,20 @@ def test_logits_have_a_row_per_image_and_a_float32_column_per_class(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", [name for name in models.FAMILY if name != "lenet"])
-@pytest.mark.parametrize("shape", [(2, 33, 47, 1), (2, 28, 28, 1), (2, 64, 64, 3)])
+SIZES = {"odd": (2, 33, 47, 1), "MNIST": (2, 28, 28, 1), "large": (2, 64, 64, 3)}
+
+
+@pytest.mark.parametrize("name", all_variants(*(name for name in models.FAMILY if name != "lenet")))
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SIZES["odd"],
+        *(
+            pytest.param(SIZES[size], marks=[pytest.mark.slow, pytest.mark.ci])
+            for size in ("MNIST", "large")
+        ),
+    ],
+)
 def test_fully_convolutional_networks_take_other_sizes_with_the_same_layers(name, shape):
     params = _init(models.create(name), shape)["params"]
     stem = 9 * (3 - shape[-1]) * params["stem_conv"]["kernel"].shape[-1]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_dataset, random_images
+from conftest import random_dataset, random_images, share_programs
 from flax import linen as nn
 
 from jaxcnn.config import schema
@@ -181,6 +181,7 @@ def _dataset():
 
 def test_a_run_stops_with_the_step_named_and_may_go_on_skipping(tmp_path, monkeypatch):
     _poison(monkeypatch, "loss")
+    share_programs(monkeypatch)
     run = tmp_path / "run"
     for _ in range(2):  # the same command meets the same step again
         with pytest.raises(UserError) as stop:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import init
 from flax import linen as nn
 
 from jaxcnn import ops
@@ -20,6 +21,7 @@ from jaxcnn.ops.dense_block.arithmetic import patches, shifted_sum
 from jaxcnn.runtime import launch
 
 EPSILON = 1e-5
+CI = [pytest.mark.slow, pytest.mark.ci]
 
 
 def make(channels: int, layers: int, k: int, bottleneck: int, dtype: Any = np.float64) -> Any:
@@ -93,10 +95,15 @@ def values_and_gradients(block: Any, x: Any, weights: Any) -> Any:
 one_operation = functools.partial(ops.dense_block, epsilon=EPSILON)
 
 
-@pytest.mark.parametrize("bottleneck", [0, 8])
 @pytest.mark.parametrize(
-    ("batch", "height", "width", "widest"),  # Loops of 1 + 1 + 1, 2 + 1 and 3 layers.
-    [(6, 8, 8, 1.0), (6, 8, 8, 2.0), (7, 5, 6, 9.0), (1, 3, 1, 2.0)],
+    ("batch", "height", "width", "widest", "bottleneck"),  # Loops of 1 + 1 + 1, 2 + 1, 3 layers.
+    [
+        *((6, 8, 8, 1.0, 8), (6, 8, 8, 2.0, 0), (7, 5, 6, 9.0, 8), (1, 3, 1, 2.0, 0)),
+        *(
+            pytest.param(*case, marks=CI)
+            for case in ((6, 8, 8, 1.0, 0), (6, 8, 8, 2.0, 8), (7, 5, 6, 9.0, 0), (1, 3, 1, 2.0, 8))
+        ),
+    ],
 )
 def test_it_is_the_block_layer_by_layer(
     batch: int,
@@ -139,9 +146,21 @@ def program_text(x: Any, weights: Any) -> str:
     return jax.jit(jax.grad(loss, (0, 1))).lower(x, weights).as_text()
 
 
-@pytest.mark.parametrize("bottleneck", [0, 8])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("by_onednn", [False, True])
+# Each pair of values occurs in the first four.
+@pytest.mark.parametrize(
+    ("dtype", "bottleneck", "by_onednn"),
+    [
+        *((jnp.float32, 8, False), (jnp.bfloat16, 0, False)),
+        *((jnp.float32, 0, True), (jnp.bfloat16, 8, True)),
+        *(
+            pytest.param(*case, marks=CI)
+            for case in (
+                *((jnp.float32, 0, False), (jnp.bfloat16, 8, False)),
+                *((jnp.float32, 8, True), (jnp.bfloat16, 0, True)),
+            )
+        ),
+    ],
+)
 def test_it_is_at_least_as_exact_as_layer_by_layer(
     dtype: Any, bottleneck: int, by_onednn: bool
 ) -> None:
@@ -238,7 +257,7 @@ def test_patches_are_the_transpose_of_the_shifted_sum() -> None:
 
 
 def gradient_program(model: nn.Module, x: jax.Array) -> Any:
-    variables = model.init(jax.random.key(0), x, train=False)
+    variables = init(model, x)
 
     def loss(params: Any) -> Any:
         logits, updated = model.apply(
@@ -277,6 +296,8 @@ def test_what_the_block_cannot_do_goes_layer_by_layer(
     assert ("cnn_dense_block" in str(jax.make_jaxpr(program)(params))) == is_fused
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_sharded_batch_is_not_gathered_and_reduced_once_a_stage() -> None:
     """In a child process, which alone can have 8 devices."""
     program = """

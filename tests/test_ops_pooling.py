@@ -26,9 +26,13 @@ def test_value_and_gradient_are_those_of_flax_even_with_ties(name: str, window: 
     x = jnp.asarray(rng.integers(0, 3, (3, 8, 10, 5)), jnp.float32)  # Many ties.
     results = []
     for module in (ops, nn):
-        y, transpose = jax.vjp(lambda x: getattr(module, name)(x, *WINDOWS[window]), x)  # noqa: B023
-        dy = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
-        results.append((y, *transpose(dy)))
+
+        def both(x: jax.Array, module: Any = module) -> Any:
+            y, transpose = jax.vjp(lambda x: getattr(module, name)(x, *WINDOWS[window]), x)
+            dy = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+            return y, *transpose(dy)
+
+        results.append(jax.jit(both)(x))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
@@ -40,6 +44,6 @@ def test_second_derivatives_through_max_pooling() -> None:
         return jnp.sum(ops.max_pool(x, (2, 2), (2, 2)) ** 3) / 6
 
     y = ops.max_pool(x, (2, 2), (2, 2))
-    second = jax.jvp(jax.grad(energy), (x,), (jnp.ones_like(x),))[1]
+    second = jax.jit(lambda x: jax.jvp(jax.grad(energy), (x,), (jnp.ones_like(x),))[1])(x)
     spread = jnp.repeat(jnp.repeat(y, 2, 1), 2, 2)
     np.testing.assert_allclose(second, jnp.where(x == spread, spread, 0), rtol=1e-6)

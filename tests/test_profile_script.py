@@ -28,6 +28,8 @@ def test_a_moment_counts_for_the_longest_operation_or_the_one_that_began_last(pr
     assert spent == {"": 1.0, "long": 3.0, "short": 2.0, "launch": 3.0}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_kinds_of_a_step_add_up_to_it(tmp_path):
     out = tmp_path / "profile.json"
     command = [sys.executable, "scripts/bench/profile_step.py", "--network", "lenet"]

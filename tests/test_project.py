@@ -108,21 +108,6 @@ def test_ops_imports_nothing_else_of_the_package(path):
         assert not name.startswith("jaxcnn") or name.startswith("jaxcnn.ops"), name
 
 
-def test_training_does_not_import_tensorflow_or_torch():
-    program = (
-        "import sys, pathlib, tempfile\n"
-        "from jaxcnn import config, data\n"
-        "from jaxcnn.train import fit\n"
-        "c = config.use_dataset(config.default_config(), 'digits')\n"
-        "c.model.name, c.train.epochs, c.optim.warmup_epochs = 'lenet', 1, 0.0\n"
-        "c.dataset.train_split, c.dataset.eval_split = 'train[:256]', 'test[:100]'\n"
-        "fit.fit(c, data.load(**c.dataset), pathlib.Path(tempfile.mkdtemp()) / 'run')\n"
-        "print(sorted({'tensorflow', 'torch', 'keras'} & set(sys.modules)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
 def test_the_table_of_kills_in_the_documentation_is_the_one_that_the_results_give():
     command = [sys.executable, "scripts/checks/torture.py", "--table"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

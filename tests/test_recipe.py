@@ -28,9 +28,11 @@ def _states(count, optimizer=None, **step_arguments):
     """Returns the states of `Tiny` after 0 to `count` steps on the same batch."""
     model, optimizer = Tiny(norm=True), optimizer or optim.constant_sgd(0.1)
     ema = bool(step_arguments.get("ema_decay"))
-    state = create_train_state(
-        jax.random.key(0), model=model, optimizer=optimizer, image_shape=(16, 16, 3), ema=ema
-    )
+    state = jax.jit(
+        lambda key: create_train_state(
+            key, model=model, optimizer=optimizer, image_shape=(16, 16, 3), ema=ema
+        )
+    )(jax.random.key(0))
     step = jax.jit(
         functools.partial(
             train_step,
@@ -62,7 +64,7 @@ def test_a_warm_average_keeps_little_at_first_and_owns_its_statistics():
 
 
 # The fused block of a fast DenseNet updates its statistics on a way of its own.
-@pytest.mark.parametrize("model", [SMALL["mobilenet"], SMALL["resnet"], SMALL_FAST["densenet"]])
+@pytest.mark.parametrize("model", [SMALL["mobilenet"], SMALL_FAST["densenet"].clone(blocks=(2,))])
 def test_running_statistics_forget_as_fast_as_asked(model):
     images = jnp.asarray(random_images(4, size=8), jnp.float32)
     variables = init(model, images)

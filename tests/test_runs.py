@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import random_dataset
+from conftest import random_dataset, share_programs
 from PIL import Image
 
 from jaxcnn import plots
@@ -64,6 +64,7 @@ def stock_lenet():
     """Compiles several times faster; the command, in processes of its own, uses ours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(lenet.VARIANTS, "lenet", (lenet.LeNet, {"ops": "stock"}))
+        share_programs(patch)
         yield
 
 

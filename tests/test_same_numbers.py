@@ -1,7 +1,6 @@
 """scripts/checks/same_numbers.py: two runs are equal only if every array and metric is."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -61,10 +60,9 @@ def test_any_other_difference_is_named(same_numbers, tmp_path, kernel, metrics, 
     assert not result["equal"] and result["differing"] == differing
 
 
-def test_the_exit_code_tells_equal_from_different(tmp_path):
+def test_the_exit_code_tells_equal_from_different(same_numbers, tmp_path, monkeypatch):
     a = _write_run(tmp_path / "a", KERNEL)
     b = _write_run(tmp_path / "b", KERNEL + 1)
     for other, code in ((a, 0), (b, 1)):
-        command = [sys.executable, "scripts/checks/same_numbers.py", "compare", str(a), str(other)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
+        monkeypatch.setattr(sys, "argv", ["same_numbers.py", "compare", str(a), str(other)])
+        assert same_numbers.main() == code

@@ -7,6 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
+from conftest import share_programs
 
 from jaxcnn.commands import sweep as verb
 from jaxcnn.commands.parser import Parser
@@ -19,8 +20,8 @@ from jaxcnn.study import sweep, tables
 from jaxcnn.study.trainings import Trainings
 from jaxcnn.train import fit
 
-SMALL = ("dataset.train_split=train[:128]", "dataset.eval_split=train[1000:1100]",
-         "train.epochs=2", "optim.warmup_epochs=0", "train.log_every_steps=1")  # fmt: skip
+SMALL = ("dataset.train_split=train[:128]", "dataset.eval_split=train[1000:1100]", "train.epochs=2",
+         "optim.warmup_epochs=0", "train.log_every_steps=1", "train.plots=False")  # fmt: skip
 
 
 @pytest.fixture
@@ -172,6 +173,7 @@ def test_a_sweep_that_is_stopped_ends_in_the_bytes_of_single_trainings(
 ):
     # Stock operations: what is compiled once is found again, here the order of things is meant.
     monkeypatch.setitem(lenet.VARIANTS, "lenet", (lenet.LeNet, {"ops": "stock"}))
+    share_programs(monkeypatch)
     arguments = ["--seeds", "2", *(f"--set={text}" for text in SMALL)]
     plan = []
     run = sweep.Sweep.run
