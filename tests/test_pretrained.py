@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn import data, models
+from jaxcnn.commands import parser, predict
 from jaxcnn.config import schema
 from jaxcnn.data import locate
 from jaxcnn.errors import UserError
@@ -208,6 +209,24 @@ def test_predict_prints_the_same_for_weights_as_for_their_run(
 def test_predict_without_images_is_a_usage_mistake(arguments, missing, command):
     code, _, (line,) = command("predict", *arguments)
     assert code == 2 and f"required: {missing}; see jaxcnn predict --help" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "run", "images"),
+    [
+        ("run a.png --json b.png", "run", ["a.png", "b.png"]),
+        ("run --json -- -a.png --json", "run", ["-a.png", "--json"]),
+        ("-- run -a.png", "run", ["-a.png"]),
+        ("--pretrained=x a.png", "a.png", []),
+        ("a.png --pretrained x b.png", "a.png", ["b.png"]),
+        ("--pretrained x -- -a.png -b.png", "-a.png", ["-b.png"]),
+    ],
+)
+def test_images_stand_before_and_after_options_and_may_begin_with_a_dash(arguments, run, images):
+    verb = parser.Parser("predict", predict.__doc__)
+    predict.add_arguments(verb)
+    found = verb.parse(arguments.split())
+    assert (found.run, found.images) == (run, images)
 
 
 def test_a_wrong_name_is_refused_with_those_that_exist(installed, command):

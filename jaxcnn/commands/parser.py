@@ -7,6 +7,9 @@ from typing import Any, NoReturn
 
 from jaxcnn.commands.console import usage_error
 
+# Before an argument that is none of the options, whatever it looks like; no argument can hold it.
+_NO_OPTION = "\0"
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line; for scripts as it is."""
@@ -65,8 +68,7 @@ class Parser(OneLineParser):
         """
         if self.get_default("program") is None:
             intermixed = self.get_default("intermixed")
-            parse = self.parse_intermixed_args if intermixed else self.parse_args
-            result = parse(arguments)
+            result = (self._intermixed if intermixed else self.parse_args)(arguments)
             for name, value in vars(result).items():
                 setattr(result, name, self._expanded(value))
             return result
@@ -76,6 +78,19 @@ class Parser(OneLineParser):
         result.program = given[first + 1 :]
         if not result.program:
             self.error("a program is required after --")
+        return result
+
+    def _intermixed(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """As `parse_intermixed_args`, which takes what follows `--` for options again."""
+        given = list(arguments)
+        first = given.index("--") if "--" in given else len(given)
+        marked = [_NO_OPTION + argument for argument in given[first + 1 :]]
+        result = self.parse_intermixed_args([*given[:first], *marked])
+        for name, value in vars(result).items():
+            if isinstance(value, list):
+                setattr(result, name, [item.removeprefix(_NO_OPTION) for item in value])
+            elif isinstance(value, str):
+                setattr(result, name, value.removeprefix(_NO_OPTION))
         return result
 
     def _expanded(self, value: Any) -> Any:
