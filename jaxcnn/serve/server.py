@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from jaxcnn.errors import UserError
 
@@ -96,12 +97,12 @@ def ours(listening: socket.socket, host: str) -> Callable[[str], bool]:
     return is_ours
 
 
-def serve(app: Callable[..., object], listening: socket.socket) -> None:
+def serve(app: Any, listening: socket.socket) -> None:
     """Answers requests until a signal arrives, which is then raised anew."""
     import uvicorn
 
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http="h11",
         ws="none",
         loop="asyncio",
