@@ -293,7 +293,7 @@ def test_a_folder_of_another_layout_is_refused_in_words(root, change, expected):
 
 
 def test_other_mistakes_are_refused(root, monkeypatch):
-    assert "--dataset.data_dir=PATH" in refusal("")
+    assert "--data_dir=PATH" in refusal("")
     assert "is not a folder" in refusal(root / "train" / "cat" / "0.png")
     assert "folder has train (10 examples), validation (4 examples)" in refusal(
         root, evaluation="test"

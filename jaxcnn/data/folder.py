@@ -101,13 +101,12 @@ def source(data_dir: str, options: Options) -> Source:
 def _root(data_dir: str) -> Path:
     if not data_dir:
         raise UserError(
-            "dataset.name=folder needs the folder of your images: --dataset.data_dir=PATH, where "
-            f"{_LAYOUT}"
+            f"dataset.name=folder needs the folder of your images: --data_dir=PATH, where {_LAYOUT}"
         )
     root = locate.expanded(data_dir).absolute()
     if not root.is_dir():
         kind = "is not a folder" if os.path.lexists(root) else "does not exist"
-        raise UserError(f"the folder of images {root} {kind}: correct --dataset.data_dir")
+        raise UserError(f"the folder of images {root} {kind}: correct --data_dir")
     return root
 
 

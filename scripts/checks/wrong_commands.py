@@ -128,6 +128,7 @@ def make_template(folder: Path, cheap: bool) -> None:
         (folder / layout.folder / name).write_bytes(rows.tobytes())
     with tarfile.open(folder / layout.archive_name, "w:gz") as tar:
         tar.add(folder / layout.folder, arcname=layout.folder)
+    make_data(folder, rng)
     if cheap:
         return
     import wrong_trials
@@ -136,6 +137,43 @@ def make_template(folder: Path, cheap: bool) -> None:
         _command(folder, "train", "--config=lenet:digits", f"--workdir={name}", *wrong_trials._TINY)
     archive = f"--archive={layout.archive_name}"
     _command(folder, "prepare", archive, "--allow-modified", "--data_dir=data")
+
+
+def make_data(folder: Path, rng: Any) -> None:
+    """Adds a folder of one's own images, parquet files and the files of MNIST."""
+    import gzip
+    import io
+    import struct
+
+    import pyarrow
+    from PIL import Image
+    from pyarrow import parquet
+
+    def png() -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype="uint8")).save(file, "PNG")
+        return file.getvalue()
+
+    for split, count in (("train", 4), ("val", 2)):
+        for label in ("cat", "dog"):
+            place = folder / "photos" / split / label
+            place.mkdir(parents=True)
+            for index in range(count):
+                (place / f"{index}.png").write_bytes(png())
+    (folder / "hub").mkdir()
+    for split, count in (("train", 10), ("test", 3)):
+        images = [{"bytes": png(), "path": None} for _ in range(count)]
+        table = pyarrow.table({"img": images, "label": list(range(count))})
+        parquet.write_table(table, folder / "hub" / f"{split}-00000-of-00001.parquet")
+    (folder / "mnist").mkdir()
+    for name in ("train", "t10k"):
+        for kind, magic, sizes in (
+            ("images-idx3", 0x803, (4, 28, 28)),
+            ("labels-idx1", 0x801, (4,)),
+        ):
+            content = struct.pack(f">{1 + len(sizes)}I", magic, *sizes)
+            content += bytes(4 * (784 if kind[0] == "i" else 1))
+            (folder / "mnist" / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
 
 
 def _command(folder: Path, *arguments: str) -> None:

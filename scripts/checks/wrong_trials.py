@@ -48,6 +48,10 @@ _BASES = {
         ["--config=own.py", "--workdir=new", *_TINY, "--dry_run"],
         ["--config=lenet", "--data_dir=data", "--workdir=new", *_TINY, "--dry_run"],
         ["--config=run/config.json", "--workdir=new", "--dry_run"],
+        [
+            *("--config=lenet:folder", "--data_dir=photos", "--workdir=new", "--dry_run"),
+            *("--train.batch_size=4", "--train.class_weights=balanced", "--dataset.image_size=32"),
+        ],
         ["--config=lenet:digits", "--workdir=run", *_TINY],
     ],
     "predict": [
@@ -60,6 +64,8 @@ _BASES = {
         ["--archive=cifar-10-binary.tar.gz", "--allow-modified", "--data_dir=made"],
         ["--archive=cifar-10-batches-bin", "--allow-modified", "--data_dir=made"],
         ["--data_dir=data"],
+        ["--archive=hub", "--allow-modified", "--data_dir=made"],
+        ["mnist", "--archive=mnist", "--allow-modified", "--data_dir=made"],
     ],
     "compare": [["run", "other", "--out=report"]],
     "study": [["--status"], ["--status", "--out=studied"]],
@@ -93,7 +99,7 @@ WORDS = (
 FILES = (
     "own.py", "run/config.json", "run/metrics.jsonl", "run/summary.json", "run/environment.json",
     "run/checkpoints/*", "good.png", "grey.jpg", "pictures/*", "cifar-10-binary.tar.gz",
-    "cifar-10-batches-bin/*", "data/*", "weights.pt",
+    "cifar-10-batches-bin/*", "data/*", "photos/*", "hub/*", "mnist/*", "weights.pt",
 )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 A row holds an image, as the bytes of a PNG file, and its labels. Records of the binary layout are
 made of them, whose checksums are published: they say that these are the published images, whatever
-the files' compression. The files of the binary layout are told apart by the same checksums, as the
-rows come in another order of files.
+the files' compression. The files of the binary layout are told apart by the same checksums, in
+whichever order they come.
 """
 
 import hashlib
