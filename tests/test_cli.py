@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -68,6 +69,17 @@ def test_help_of_a_verb_has_examples_that_the_verb_takes(verb, capsys):
         verb_parser = parser.Parser(verb, module.__doc__)
         module.add_arguments(verb_parser)
         verb_parser.parse(arguments)
+
+
+def test_what_follows_two_dashes_is_no_option_of_a_verb_whose_arguments_may_be_missing():
+    verb = parser.Parser("x", "Does.\n\nx")
+    verb.add_argument("runs", nargs="*", type=Path)
+    verb.add_argument("--port", type=int)
+    verb.add_argument("--names", nargs="+", default=[])
+    verb.set_defaults(intermixed=True)
+    found = verb.parse(["a", "--port", "3", "b", "--", "-c", "--port"])
+    assert found.runs == [Path("a"), Path("b"), Path("-c"), Path("--port")]
+    assert (found.port, found.names) == (3, [])
 
 
 def test_version(capsys):

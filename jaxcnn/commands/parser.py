@@ -87,10 +87,7 @@ class Parser(OneLineParser):
         marked = [_NO_OPTION + argument for argument in given[first + 1 :]]
         result = self.parse_intermixed_args([*given[:first], *marked])
         for name, value in vars(result).items():
-            if isinstance(value, list):
-                setattr(result, name, [item.removeprefix(_NO_OPTION) for item in value])
-            elif isinstance(value, str):
-                setattr(result, name, value.removeprefix(_NO_OPTION))
+            setattr(result, name, _without_mark(value))
         return result
 
     def _expanded(self, value: Any) -> Any:
@@ -103,3 +100,12 @@ class Parser(OneLineParser):
             return value.expanduser()
         except RuntimeError:
             self.error(f"the home directory in {value} is not known here: write the whole path")
+
+
+def _without_mark(value: Any) -> Any:
+    """Returns the value of an argument, or several, as it is without `_NO_OPTION`."""
+    if isinstance(value, list):
+        return [_without_mark(item) for item in value]
+    if isinstance(value, Path):
+        return Path(str(value).removeprefix(_NO_OPTION))
+    return value.removeprefix(_NO_OPTION) if isinstance(value, str) else value
