@@ -24,7 +24,7 @@ from jaxcnn import cli, plots
 from jaxcnn.commands import outfiles, streams
 from jaxcnn.config import schema
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate import evaluation
+from jaxcnn.evaluate import evaluation, sources
 from jaxcnn.evaluate import run as runs
 from jaxcnn.evaluate.run import Run
 from jaxcnn.plots import style
@@ -499,12 +499,10 @@ def test_a_device_is_written_to_and_stays_one(tmp_path):
 @pytest.fixture
 def guesses(monkeypatch):
     """Every network gives every class the same probability."""
-
-    def classifier(run, warn, batch_size):
-        network = lambda images: np.full((len(images), 10), 0.1)  # noqa: E731
-        return 7, SimpleNamespace(probabilities=network)
-
-    monkeypatch.setattr(evaluation, "classifier", classifier)
+    probabilities = lambda images: np.full((len(images), 10), 0.1)  # noqa: E731
+    network = SimpleNamespace(probabilities=probabilities)
+    monkeypatch.setattr(Run, "newest", lambda run, warn: (7, {}))
+    monkeypatch.setattr(sources.Network, "classifier", lambda *_: network)
 
 
 def test_one_bad_file_does_not_stop_the_others(place, guesses, capsys):

@@ -139,7 +139,7 @@ def _digest(file: Path) -> np.ndarray:
 def main() -> None:
     """Computes all jobs."""
     folder = Path(sys.argv[1])
-    content = json.loads((folder / "jobs.json").read_text())
+    content = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
     images = np.load(folder / "images.npy")
     results: dict[str, Any] = {}
     for job in content["jobs"]:

@@ -249,7 +249,7 @@ def check_run(path: Path, data_dir: str, folder: Path) -> dict[str, Any]:
         "strides": strides,
         "jobs": jobs,
     }
-    (folder / "jobs.json").write_text(json.dumps(content))
+    (folder / "jobs.json").write_text(json.dumps(content), encoding="utf-8")
     # -I: neither this folder nor PYTHONPATH is searched, so jaxcnn is found only if installed.
     done = subprocess.run(
         [sys.executable, "-I", str(READER.resolve()), str(folder)], capture_output=True, text=True
