@@ -324,3 +324,26 @@ def test_the_network_of_a_run_is_that_of_its_config(finished):
     run = Run(finished)
     assert run.settings == Settings.from_json(json.loads((finished / "config.json").read_text()))
     assert run.model == run.settings.create_model()
+
+
+def test_a_run_is_calibrated_by_images_that_were_held_out(finished, tmp_path, command):
+    code, output, errors = command("evaluate", str(finished), "--calibrate", "--out", str(tmp_path))
+    assert code == 0, errors
+    assert "fitted to 925 held-out images, train[512:1437]" in output
+    content = json.loads((tmp_path / "calibration.json").read_text())
+    assert content["fitted_on"] == {"split": "train[512:1437]", "examples": 925}
+    assert content["before"]["loss"] == pytest.approx(Run(finished).records[-1]["eval_loss"], 1e-5)
+    assert sum(row["examples"] for row in content["after"]["per_bin"]) == content["examples"] == 360
+    assert _width(tmp_path / "calibration.png") > 600
+    again = command("evaluate", str(finished), "--calibrate", "--out", str(tmp_path), "--json")
+    assert json.loads(again[1]) == content
+
+
+def test_a_run_without_held_out_images_is_not_calibrated(finished, tmp_path, command):
+    shutil.copytree(finished, tmp_path / "run")
+    text = (finished / "config.json").read_text()
+    (tmp_path / "run" / "config.json").write_text(text.replace("train[:512]", "train"))
+    code, _, errors = command("evaluate", str(tmp_path / "run"), "--calibrate")
+    assert code == 1 and len(errors) == 1
+    assert "has no held-out training images" in errors[0] and "train[:45000]" in errors[0]
+    assert not (tmp_path / "run" / "trust").exists()

@@ -3,17 +3,26 @@
 jaxcnn evaluate runs/mobilenet
 jaxcnn evaluate runs/mobilenet --split 'train[:5000]' --json
 jaxcnn evaluate runs/mobilenet --tta mirror
+jaxcnn evaluate runs/mobilenet --calibrate
+
+--calibrate fits a temperature to held-out training images, so the run must have been trained on a
+part of the training split; it leaves calibration.json and a reliability diagram.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+from jaxcnn import plots
 from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
-from jaxcnn.evaluate import evaluation, tta
+from jaxcnn.evaluate import calibration, evaluation, tta
 from jaxcnn.evaluate.run import Run
 from jaxcnn.runtime import compilation_cache
+
+FOLDER = "trust"
+"""Of the files of --calibrate, in the run folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,15 +33,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best", action="store_true", help="the best epoch's checkpoint, not the newest"
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--tta", choices=tta.VIEWS, default="", help="also the mean over such views of each image"
     )
+    what.add_argument(
+        "--calibrate", action="store_true", help="how far the probabilities can be trusted"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"also write the JSON to this file; --calibrate: a folder (default: RUN/{FOLDER})",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates the run and prints the scores."""
+    if args.calibrate:
+        _calibrate(args)
+        return
     if args.out:
         outfiles.check_file("--out", args.out, (".json", ""))
     compilation_cache.use_compilation_cache()
@@ -46,3 +66,33 @@ def run(args: argparse.Namespace) -> None:
     finally:
         if args.out:
             outfiles.write("--out", args.out, text + "\n")
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    run = Run(args.run)
+    out = args.out or run.path / FOLDER
+    files = ("calibration.json", "calibration.png")
+    outfiles.check_folder("--out", out, files)
+    compilation_cache.use_compilation_cache()
+    found = calibration.calibrate(
+        run, warn, split=args.split, data_dir=args.data_dir, best=args.best
+    )
+    title = f"{run.model_name} on {run.settings.dataset.name}, {found.eval_split}"
+    parts = {
+        "as trained": found.before.bins,
+        f"temperature {found.temperature:.2f}": found.after.bins,
+    }
+    content = calibration.as_json(run, found)
+    try:  # whichever of the two fails, the other one has the result
+        print(json.dumps(content, indent=2) if args.json else calibration.as_text(found))
+    finally:
+        _leave(out, files, content, plots.reliability(parts, title))
+
+
+def _leave(out: Path, files: tuple[str, str], content: Any, picture: Any) -> None:
+    """Writes a JSON file and a picture into a folder that `check_folder` has let pass."""
+    name, drawn = files
+    out.mkdir(parents=True, exist_ok=True)
+    outfiles.write("--out", out / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    plots.save(picture, out / drawn)
+    warn(f"wrote {name} and {drawn} in {out}")

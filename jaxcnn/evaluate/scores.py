@@ -36,26 +36,37 @@ class Scores(NamedTuple):
     support: np.ndarray
 
 
+class Bins(NamedTuple):
+    """Predictions by the probability of their likeliest class, in bins of equal width over 0..1.
+
+    Attributes:
+        examples: int [bins].
+        correct: float [bins], those whose likeliest class is the true one.
+        confidence: float [bins], sums of the likeliest class's probability.
+    """
+
+    examples: np.ndarray
+    correct: np.ndarray
+    confidence: np.ndarray
+
+
 def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
     """Returns the scores of float logits [N, K] against int labels [N], N > 0."""
     # Imported here, as it takes long: a training needs it at its end, not at its start.
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     classes = logits.shape[1]
-    wide = logits.astype(np.float64)
-    # exp of the largest is then 1: nothing overflows, and the probabilities are the same.
-    wide -= wide.max(1, keepdims=True)
-    log_probabilities = wide - np.log(np.exp(wide).sum(1, keepdims=True))
+    log_probabilities = log_softmax(logits)
     predicted = logits.argmax(1)
-    true = np.take_along_axis(wide, labels[:, None].astype(np.int64), 1)
+    true = np.take_along_axis(logits, labels[:, None].astype(np.int64), 1)
     # Rank by counting: equal logits are in favor of the true class, in whatever order they stand.
-    above = (wide > true).sum(1)
+    above = (logits > true).sum(1)
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=range(classes), zero_division=0.0
     )
     return Scores(
         examples=len(labels),
-        loss=float(-np.take_along_axis(log_probabilities, labels[:, None], 1).mean()),
+        loss=loss(log_probabilities, labels),
         top1=float((predicted == labels).mean()),
         top5=float((above < 5).mean()),
         calibration_error=calibration(np.exp(log_probabilities), labels),
@@ -64,6 +75,32 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
         recall=np.asarray(recall),
         f1=np.asarray(f1),
         support=np.asarray(support),
+    )
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the probabilities of float logits [N, K], float64 [N, K]."""
+    wide = logits.astype(np.float64)
+    # exp of the largest is then 1: nothing overflows, and the probabilities are the same.
+    wide -= wide.max(1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(1, keepdims=True)))
+
+
+def loss(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean cross-entropy in nats of float [N, K] against int labels [N]."""
+    return float(-np.take_along_axis(log_probabilities, labels[:, None], 1).mean())
+
+
+def confidence_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Bins:
+    """Returns the predictions in bins of equal width; arguments as for `calibration`."""
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
+    # Bins are closed above, as in the paper: ((m - 1) / M, m / M].
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return Bins(
+        np.bincount(place, minlength=bins),
+        np.bincount(place, weights=correct, minlength=bins),
+        np.bincount(place, weights=confidence, minlength=bins),
     )
 
 
@@ -79,14 +116,9 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS)
         labels: int [N].
         bins: Number of bins over 0..1.
     """
-    confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
-    # Bins are closed above, as in the paper: ((m - 1) / M, m / M].
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    hits = np.bincount(place, weights=correct, minlength=bins)
-    hopes = np.bincount(place, weights=confidence, minlength=bins)
+    _, correct, confidence = confidence_bins(probabilities, labels, bins)
     # A bin's weight, its predictions over N, times the distance of two means over its predictions.
-    return float(np.abs(hits - hopes).sum() / len(labels))
+    return float(np.abs(correct - confidence).sum() / len(labels))
 
 
 def as_json(scores: Scores, names: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from jaxcnn.plots.classes import confusion, per_class
 from jaxcnn.plots.curves import compared, curves
 from jaxcnn.plots.images import Prediction, filters, predictions, rows
 from jaxcnn.plots.rates import lr_range
+from jaxcnn.plots.reliability import reliability
 from jaxcnn.plots.style import SUFFIXES, save
 from jaxcnn.plots.tradeoff import gradients, tradeoff
 
@@ -22,6 +23,7 @@ __all__ = [
     "lr_range",
     "per_class",
     "predictions",
+    "reliability",
     "rows",
     "save",
     "tradeoff",

@@ -69,6 +69,7 @@ _BASES = {
         ["mnist", "--archive=mnist", "--allow-modified", "--data_dir=made"],
     ],
     "compare": [["run", "other", "--out=report"]],
+    "evaluate": [["run"], ["run", "--calibrate", "--out=trusted"]],
     "study": [["--status"], ["--status", "--out=studied"]],
     "sweep": [["lenet:digits", "--set=optim.peak_lr=0.1,0.2", *_SET, "--out=swept"]],
     "lr_find": [["lenet:digits", "--steps=20", *_SET, "--out=found"]],
