@@ -43,8 +43,10 @@ def reliability(parts: Mapping[str, BinSums], title: str) -> "Figure":
                 np.abs(confidence - accuracy),
                 width,
                 bottom=np.minimum(confidence, accuracy),
-                color=style.colour(1),
-                alpha=0.45,
+                fill=False,
+                hatch="/////",
+                edgecolor=style.colour(1),
+                linewidth=0.6,
                 label="distance from the mean confidence",
             )
             above.set_title(style.literal(name))
