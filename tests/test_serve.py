@@ -5,30 +5,32 @@ import base64
 import io
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import serve_helpers
 from PIL import Image
 
-from jaxcnn import data
-from jaxcnn.config import schema
-from jaxcnn.config.settings import Settings
 from jaxcnn.data import image_files
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate import sources
+from jaxcnn.evaluate import grad_cam, sources
 from jaxcnn.evaluate.run import Run
-from jaxcnn.exchange import importing, weights
-from jaxcnn.models import lenet, pretrained
+from jaxcnn.exchange import weights
+from jaxcnn.models import lenet
 from jaxcnn.serve import server
 
 testclient = pytest.importorskip("starlette.testclient", reason="needs the extra serve")
 
 from jaxcnn.serve import app as serve_app  # noqa: E402
 from jaxcnn.serve import gallery as galleries  # noqa: E402
+from jaxcnn.serve import networks as served  # noqa: E402
 from jaxcnn.serve.app import create_app  # noqa: E402
 from jaxcnn.serve.gallery import Gallery  # noqa: E402
 from jaxcnn.serve.guard import host_name  # noqa: E402
@@ -47,19 +49,8 @@ def stock_lenet():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The run of a LeNet on digits with random weights, large enough for clear answers."""
-    config = schema.use_dataset(schema.default_config(), "digits")
-    config.dataset.train_split, config.dataset.eval_split = "train[:512]", "test[:100]"
-    config.model.name = "lenet"
-    settings = Settings.resolve(config, data.load(**config.dataset))
-    rng, model = np.random.default_rng(5), settings.create_model()
-    arrays = {
-        path: rng.normal(0, (4 / max(1, np.prod(shape[:-1]))) ** 0.5, shape).astype(np.float32)
-        for path, shape in pretrained.shapes(model, settings.facts.image_shape).items()
-    }
-    folder = tmp_path_factory.mktemp("served") / "run"
-    importing.write_run(folder, settings, arrays, {})
-    return Run(folder)
+    """The run of a LeNet on digits."""
+    return Run(serve_helpers.write_run(tmp_path_factory.mktemp("served") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +77,6 @@ def app(run, networks):
 def client(app):
     with testclient.TestClient(app, HOME, raise_server_exceptions=False) as opened:
         yield opened
-
-
-def _png(size=(40, 30), kind="PNG", mode="RGB"):
-    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(content, kind)
-    return content.getvalue()
 
 
 def _predict(client, content, query="", **headers):
@@ -123,7 +107,7 @@ def test_what_the_page_uses_is_there(client):
 def test_every_network_says_what_predict_says(client, run, tmp_path, command):
     for kind, mode in (("PNG", "RGB"), ("JPEG", "L"), ("GIF", "P"), ("PNG", "RGBA")):
         path = tmp_path / f"image.{kind.lower()}"
-        path.write_bytes(_png(kind=kind, mode=mode))
+        path.write_bytes(serve_helpers.image_file(kind=kind, mode=mode))
         code, output, _ = command("predict", str(run.path), str(path), "--json")
         (expected,) = json.loads(output)["predictions"]
         response = _predict(client, path.read_bytes())
@@ -140,12 +124,40 @@ def test_every_network_says_what_predict_says(client, run, tmp_path, command):
 
 
 def test_the_image_that_the_network_has_seen_comes_along_if_it_is_asked_for(client, run):
-    content = _png()
+    content = serve_helpers.image_file()
     (first, _) = _predict(client, content, "?pictures=1").json()["networks"]
     seen = base64.b64decode(first["image"].removeprefix("data:image/png;base64,"))
     expected = image_files.decode_content(content, run.image_shape)
     pixels = np.asarray(Image.open(io.BytesIO(seen)))
     np.testing.assert_array_equal(pixels.reshape(run.image_shape), expected)
+
+
+def test_where_the_network_looked_is_what_grad_cam_says_of_its_class(client, run):
+    content = serve_helpers.image_file()
+    (first, _) = _predict(client, content, "?pictures=1").json()["networks"]
+    laid_over = base64.b64decode(first["grad_cam"].removeprefix("data:image/png;base64,"))
+    _, *network = sources.of_run(run, pytest.fail).load()
+    images = image_files.decode_content(content, run.image_shape)[None]
+    looking = grad_cam.GradCam(*network, batch_size=1)
+    heat = looking.maps(images, np.array([run.class_names.index(first["class"])]))
+    opacity = np.asarray(Image.open(io.BytesIO(laid_over)))[..., 3]
+    assert opacity.max() == 190 and opacity.min() < 100
+    np.testing.assert_allclose(opacity, 190 * heat[0], atol=0.51)
+
+
+def test_a_network_that_grad_cam_cannot_see_says_why(run, monkeypatch):
+    def refuse(*arguments, **options):
+        raise UserError("too small: choose larger images")
+
+    monkeypatch.setattr(served, "GradCam", refuse)
+    network = ServedNetwork(sources.of_run(run, pytest.fail))
+    answer = network.answer(np.zeros(run.image_shape, np.uint8), with_pictures=True)
+    assert answer["no_grad_cam"] == "too small: choose larger images" and "grad_cam" not in answer
+
+
+def test_the_overlay_is_opaque_where_the_network_looks():
+    picture = served.overlay(np.array([[0.0, 0.5, 1.0]], np.float32))
+    assert picture.tolist() == [[[64, 0, 128, 0], [230, 60, 60, 95], [255, 235, 80, 190]]]
 
 
 def test_what_there_is_is_listed(client, run):
@@ -160,7 +172,7 @@ def test_what_there_is_is_listed(client, run):
 
 def _bomb():
     """A PNG of a few bytes that would be 40,000 x 40,000 pixels."""
-    content = bytearray(_png())
+    content = bytearray(serve_helpers.image_file())
     content[16:24] = (40_000).to_bytes(4) * 2
     import zlib
 
@@ -174,7 +186,7 @@ def _bomb():
         (b"", 400, "the file is empty: get a whole copy"),
         (b"no image", 415, "not an image in a format that is read here: choose a file in one of"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "not an image in a format"),
-        (_png()[:200], 400, "the image is damaged"),
+        (serve_helpers.image_file()[:200], 400, "the image is damaged"),
         (_bomb(), 400, "more than 50,000,000 pixels, which is the most: make it smaller"),
         (b"x" * (serve_app.MAX_BYTES + 1), 413, "larger than 10 MiB, which is the most"),
     ],
@@ -185,11 +197,15 @@ def test_a_file_that_is_no_image_to_be_taken_is_refused_in_a_line(client, conten
     assert response.status_code == status
     said = response.json()["error"]
     assert message in said and "\n" not in said
-    assert _predict(client, _png()).status_code == 200  # its place is free again
+    assert (
+        _predict(client, serve_helpers.image_file()).status_code == 200
+    )  # its place is free again
 
 
 def test_a_file_of_just_the_size_is_read(client):
-    content = _png() + b"\0" * (serve_app.MAX_BYTES - len(_png()))
+    content = serve_helpers.image_file() + b"\0" * (
+        serve_app.MAX_BYTES - len(serve_helpers.image_file())
+    )
     assert _predict(client, content).status_code == 200
 
 
@@ -199,7 +215,7 @@ def test_a_file_without_its_length_is_refused_when_it_grows_too_large(client):
 
 
 def test_a_form_is_refused_with_what_to_send(client):
-    response = client.post("/api/predict", files={"image": _png()})
+    response = client.post("/api/predict", files={"image": serve_helpers.image_file()})
     assert response.status_code == 415 and "--data-binary @FILE" in response.json()["error"]
 
 
@@ -208,7 +224,7 @@ def test_an_image_that_does_not_come_is_given_up(client, monkeypatch):
         raise TimeoutError
 
     monkeypatch.setattr(serve_app, "_receive", slow)
-    response = _predict(client, _png())
+    response = _predict(client, serve_helpers.image_file())
     assert response.status_code == 408 and "send it again" in response.json()["error"]
 
 
@@ -229,19 +245,21 @@ def test_what_is_too_much_at_once_is_sent_away_and_everything_else_answered(clie
     monkeypatch.setattr(serve_app, "_receive", receive_and_tell)
     responses = []
     threads = [
-        threading.Thread(target=lambda: responses.append(_predict(client, _png())))
+        threading.Thread(
+            target=lambda: responses.append(_predict(client, serve_helpers.image_file()))
+        )
         for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     assert placed.acquire(timeout=10) and placed.acquire(timeout=10)
-    third = _predict(client, _png())
+    third = _predict(client, serve_helpers.image_file())
     held.set()
     for thread in threads:
         thread.join(10)
     assert third.headers["retry-after"] == "1" and "send it again" in third.json()["error"]
     assert [response.status_code for response in responses] == [200, 200]
-    assert _predict(client, _png()).status_code == 200
+    assert _predict(client, serve_helpers.image_file()).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -255,13 +273,13 @@ def test_a_stranger_s_name_for_this_machine_is_refused(client, host):
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:9000"])
 def test_another_page_s_requests_are_refused(client, origin):
-    response = _predict(client, _png(), Origin=origin)
+    response = _predict(client, serve_helpers.image_file(), Origin=origin)
     assert response.status_code == 403 and "another page" in response.json()["error"]
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 def test_the_own_page_s_requests_are_answered_and_no_other_origin_may_read(client):
-    response = _predict(client, _png(), Origin=HOME)
+    response = _predict(client, serve_helpers.image_file(), Origin=HOME)
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("access-control")]
     asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
@@ -287,7 +305,7 @@ def test_other_requests_get_one_line(client, method, path, status):
 
 def test_a_mistake_of_the_program_is_told_to_the_terminal_alone(client, monkeypatch, capsys):
     monkeypatch.setattr(serve_app, "answers", lambda *_: 1 // 0)
-    response = _predict(client, _png())
+    response = _predict(client, serve_helpers.image_file())
     assert response.status_code == 500 and "Zero" not in response.text
     assert "content-security-policy" in response.headers
     assert "ZeroDivisionError" in capsys.readouterr().err
@@ -297,7 +315,7 @@ def test_a_network_that_has_diverged_says_so(client, networks, monkeypatch):
     monkeypatch.setattr(
         networks[0]._classifier, "logits", lambda images: np.full((1, 10), np.nan, np.float32)
     )
-    first, second = _predict(client, _png()).json()["networks"]
+    first, second = _predict(client, serve_helpers.image_file()).json()["networks"]
     assert "diverged" in first["error"] and "top" not in first
     assert "top" in second
 
@@ -305,7 +323,7 @@ def test_a_network_that_has_diverged_says_so(client, networks, monkeypatch):
 def test_nothing_is_written(client, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    _predict(client, _png((300, 200)), "?pictures=1")
+    _predict(client, serve_helpers.image_file((300, 200)), "?pictures=1")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -499,3 +517,28 @@ def test_the_verb_compiles_says_where_and_ends_by_a_signal(command, run, monkeyp
 def test_the_files_of_the_page_are_part_of_the_package():
     folder = Path(serve_app.__file__).parent / "page"
     assert {path.name for path in folder.iterdir()} == {"index.html", "page.css", "page.js"}
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_process_ends_at_once_by_a_signal_whatever_is_open(run):
+    """One connection waits for its next request, another has sent half an image."""
+    command = [sys.executable, "-m", "jaxcnn", "serve", str(run.path), "--port=0"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+        port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
+        with (
+            socket.create_connection(("127.0.0.1", port)) as idle,
+            socket.create_connection(("127.0.0.1", port)) as sending,
+        ):
+            idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert idle.recv(12) == b"HTTP/1.1 200"
+            sending.sendall(
+                b"POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nhalf"
+            )
+            idle.sendall(b"GET /api/networks HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            idle.recv(12)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        assert process.returncode == 130 and time.monotonic() - began < 5
+    assert said.splitlines() == ["compiling run"]

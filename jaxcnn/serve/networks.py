@@ -1,4 +1,4 @@
-"""What do the networks say to an image file?"""
+"""What do the networks say to an image file, and where do they look?"""
 
 import base64
 import time
@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import image_files
+from jaxcnn.errors import UserError
 from jaxcnn.evaluate.classifier import likeliest
-from jaxcnn.evaluate.sources import Source
+from jaxcnn.evaluate.grad_cam import GradCam
+from jaxcnn.evaluate.sources import Network, Source
+
+# From where a network hardly looks to where it looks most: red, green, blue.
+_RAMP = np.array([[64, 0, 128], [230, 60, 60], [255, 235, 80]])
+_MOST_OPAQUE = 190
 
 
 class ServedNetwork:
@@ -36,15 +42,17 @@ class ServedNetwork:
         self.name, self.title = source.name, network.title
         self.class_names, self.image_shape = source.class_names, source.image_shape
         self._classifier = network.classifier(1)
+        self._grad_cam, self._no_grad_cam = _grad_cam(network)
         # The first call of a program takes longer than all others.
-        self._classifier.logits(np.zeros((1, *self.image_shape), np.uint8))
+        self.answer(np.zeros(self.image_shape, np.uint8), with_pictures=True)
 
     def answer(self, image: np.ndarray, with_pictures: bool) -> dict[str, Any]:
         """Returns classes, probabilities and milliseconds, as `POST /api/predict` has them.
 
         Args:
             image: uint8 [H, W, C] of `image_shape`.
-            with_pictures: Whether to add the image as the network has seen it.
+            with_pictures: Whether to add the image as the network has seen it, and where it has
+                looked for the class.
         """
         began = time.perf_counter()
         (probabilities,) = self._classifier.probabilities(image[None])
@@ -56,6 +64,11 @@ class ServedNetwork:
             found["error"] = "its output is no number: the training has diverged"
         if with_pictures:
             found["image"] = data_url(image)
+            if self._grad_cam is None:
+                found["no_grad_cam"] = self._no_grad_cam
+            elif "class" in found:
+                (heat,) = self._grad_cam.maps(image[None], probabilities[None].argmax(1))
+                found["grad_cam"] = data_url(overlay(heat))
         return found
 
 
@@ -75,3 +88,31 @@ def answers(
 def data_url(image: np.ndarray) -> str:
     """Returns uint8 [H, W, C] as a PNG that a page can show as it is."""
     return "data:image/png;base64," + base64.b64encode(image_files.png(image)).decode()
+
+
+def overlay(heat: np.ndarray) -> np.ndarray:
+    """Returns a map of Grad-CAM as a picture to lay over the image, uint8 [H, W, 4].
+
+    Args:
+        heat: float [H, W], 0..1. Where it is 0 the picture is transparent.
+    """
+    places = np.linspace(0, 1, len(_RAMP))
+    channels = [np.interp(heat, places, _RAMP[:, channel]) for channel in range(3)]
+    return np.stack([*channels, _MOST_OPAQUE * heat], -1).round().astype(np.uint8)
+
+
+def _grad_cam(network: Network) -> tuple[GradCam | None, str]:
+    """Returns (Grad-CAM compiled for one image, "") or (None, why there is none)."""
+    try:
+        return (
+            GradCam(
+                network.module,
+                network.variables,
+                network.pixel_stats,
+                network.image_shape,
+                batch_size=1,
+            ),
+            "",
+        )
+    except UserError as error:  # feature maps that are too small are no mistake here
+        return None, str(error)

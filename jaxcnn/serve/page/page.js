@@ -3,7 +3,7 @@ const MOST_FILES = 20; // of one drop
 const MOST_RESULTS = 40; // on the page, the oldest go
 const ATTEMPTS = 30;
 const at = id => document.getElementById(id);
-const percent = share => `${(100 * share).toFixed(1)} %`;
+const percent = share => `${(100 * share).toFixed(1)}\u00a0%`; // never broken before its sign
 let about = { networks: [], max_bytes: 0 };
 
 function make(tag, properties = {}, ...children) {
@@ -48,7 +48,7 @@ async function classify(file) {
 function bars(top) {
   const items = top.map(({ class: name, probability }) => {
     const bar = make("span", { className: "bar" });
-    bar.style.width = percent(probability);
+    bar.style.width = `${100 * probability}%`;
     bar.setAttribute("aria-hidden", "true");
     return make("li", {}, bar, make("span", { textContent: name }), make("span", { textContent: percent(probability) }));
   });
@@ -62,7 +62,8 @@ function card(answer) {
   return make("article", { className: "card" },
     make("h3", { textContent: answer.name }),
     make("p", { className: "time", textContent: `${answer.title} · ${answer.milliseconds.toFixed(1)} ms` }),
-    make("div", { className: "body" }, seen, found));
+    make("div", { className: "body" }, seen, found),
+    ...answer.no_grad_cam ? [make("p", { className: "hint", textContent: `Where it looked is not known: ${answer.no_grad_cam}` })] : []);
 }
 
 function show(file, name, answers) {
@@ -73,6 +74,7 @@ function show(file, name, answers) {
   const result = make("section", { className: "result" }, figure, make("div", { className: "cards" }, ...answers.map(card)));
   result.setAttribute("aria-label", name);
   at("results").prepend(result);
+  at("looking").hidden = false;
   while (at("results").children.length > MOST_RESULTS) at("results").lastChild.remove();
 }
 
@@ -102,6 +104,8 @@ function take(files) {
     say(at("status"), refused.join("\n") || said, refused.length > 0);
   });
 }
+
+at("look").addEventListener("change", event => at("results").classList.toggle("plain", !event.target.checked));
 
 // Choosing, dropping, pasting.
 at("file").addEventListener("change", event => { take(event.target.files); event.target.value = ""; });
@@ -197,7 +201,7 @@ function fill(number, gallery) {
 }
 
 function confusion(number, { class_names: names, confusion: counts }) {
-  const head = make("tr", {}, make("th", { textContent: "true" }));
+  const head = make("tr", {}, make("th", { textContent: "true class" }));
   for (const name of names) head.append(make("th", { scope: "col" }, make("span", { textContent: name })));
   const body = counts.map((row, label) => {
     const sum = row.reduce((a, b) => a + b, 0);
