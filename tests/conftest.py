@@ -26,6 +26,7 @@ from jaxcnn.models.densenet import DenseNet
 from jaxcnn.models.lenet import LeNet
 from jaxcnn.models.mobilenet import MobileNet
 from jaxcnn.models.resnet import ResNet
+from jaxcnn.models.speedrun import Speedrun
 from jaxcnn.ops.conv import conditions
 from jaxcnn.runtime.compilation import init_compiler_options
 from jaxcnn.train import fit
@@ -44,9 +45,10 @@ SMALL_FAST: dict[str, nn.Module] = {
     "densenet": DenseNet(blocks=(2, 2), growth_rate=4),
     "densenet_without_bottleneck": DenseNet(blocks=(2, 2), growth_rate=4, bn_size=0),
     "mobilenet": MobileNet(blocks=((16, 1), (32, 2)), stem_strides=2),
+    "speedrun": Speedrun(widths=(8, 16), is_residual=True),
 }
 SMALL = {name: model.clone(ops="stock") for name, model in SMALL_FAST.items()}
-FAMILIES = ("lenet", "resnet", "densenet", "mobilenet")
+FAMILIES = ("lenet", "resnet", "densenet", "mobilenet", "speedrun")
 
 
 def random_images(count: int, size: int = 16, channels: int = 3, seed: int = 0) -> np.ndarray:

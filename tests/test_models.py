@@ -37,6 +37,15 @@ def _cifar_resnet_parameters(depth):
     return total + 64 * 10 + 10
 
 
+def _speedrun_parameters(*widths, convolutions):
+    """Closed form: a whitening bias, kernels, a bias per norm channel, a head without bias."""
+    total, channels = 24 + widths[-1] * 10, 24
+    for width in widths:
+        total += 9 * channels * width + width + (convolutions - 1) * (9 * width + 1) * width
+        channels = width
+    return total
+
+
 PUBLISHED = {
     "lenet": 62_006,
     "resnet18": 11_173_962,
@@ -66,7 +75,10 @@ PUBLISHED = {
     "densenet40_k12": 1_019_722,
     "mobilenet": 544_490,
     "mobilenet_v1": 3_217_226,
+    "speedrun": _speedrun_parameters(64, 256, 256, convolutions=2),
+    "speedrun96": _speedrun_parameters(128, 384, 512, convolutions=3),
 }
+_ANY_SIZE = [name for name in models.FAMILY if models.FAMILY[name] not in ("lenet", "speedrun")]
 
 
 def test_every_variant_has_a_published_count():
@@ -96,7 +108,7 @@ def test_logits_have_a_row_per_image_and_a_float32_column_per_class(name):
 SIZES = {"odd": (2, 33, 47, 1), "MNIST": (2, 28, 28, 1), "large": (2, 64, 64, 3)}
 
 
-@pytest.mark.parametrize("name", all_variants(*(name for name in models.FAMILY if name != "lenet")))
+@pytest.mark.parametrize("name", all_variants(*_ANY_SIZE))
 @pytest.mark.parametrize(
     "shape",
     [
@@ -114,7 +126,8 @@ def test_fully_convolutional_networks_take_other_sizes_with_the_same_layers(name
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("lenet", 15), ("densenet121", 7), ("resnet18", 7), ("resnet20", 3)]
+    ("name", "size"),
+    [("lenet", 15), ("densenet121", 7), ("resnet18", 7), ("resnet20", 3), ("speedrun", 8)],
 )
 def test_too_small_images_are_refused_in_words(name, size):
     with pytest.raises(UserError, match=f"{size}x{size} pixels.* at least"):

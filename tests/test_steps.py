@@ -57,7 +57,8 @@ def _train(programs, state, first):
     ],
 )
 def test_each_family_memorises_16_images(name):
-    model, optimizer = SMALL[name], _optimizer(peak_lr=0.01)
+    # Speedrun divides its logits by the number of its features.
+    model, optimizer = SMALL[name], _optimizer(peak_lr=0.3 if name == "speedrun" else 0.01)
     images, labels = jnp.asarray(random_images(16)), jnp.arange(16) % 10
     state = jax.jit(
         lambda key: create_train_state(

@@ -21,6 +21,7 @@ from jaxcnn.data.augment import normalize
 from jaxcnn.data.augmentations.pipeline import create_augmentation
 from jaxcnn.evaluate import scores
 from jaxcnn.evaluate.classifier import Classifier, softmax
+from jaxcnn.models.groups import WHITENING
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
 from jaxcnn.runtime.signals import Interrupted
@@ -87,7 +88,7 @@ class RunPlots(Observer):
             on_batch: Called after each batch and between plots; may raise Interrupted.
         """
         names = dataset.class_names
-        first = _first_kernel(variables["params"])
+        first = _first_kernel(variables)
         self._attempt(
             "filters.png",
             lambda: plots.filters(first, f"first-layer filters of {self._title}; grey is 0"),
@@ -188,7 +189,8 @@ def worst(probabilities: np.ndarray, labels: np.ndarray, shown: int) -> list[int
     return wrong[np.argsort(given, kind="stable")][:shown].tolist()
 
 
-def _first_kernel(params: Any) -> np.ndarray:
-    """Returns the kernel that sees the image: all networks name it conv1 or stem_conv."""
-    layer = params["stem_conv"] if "stem_conv" in params else params["conv1"]
-    return np.asarray(layer["kernel"])
+def _first_kernel(variables: dict[str, Any]) -> np.ndarray:
+    """Returns the kernel that sees the image, by the names that networks have for its layer."""
+    layers = {**variables["params"], **variables.get("batch_stats", {})}
+    name = next(name for name in (WHITENING, "stem_conv", "conv1") if name in layers)
+    return np.asarray(layers[name]["kernel"])

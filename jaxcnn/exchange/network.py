@@ -18,7 +18,11 @@ _NORM = {
     "batch_stats/mean": "running_mean",
     "batch_stats/var": "running_var",
 }
-_OTHER = {"params/kernel": "weight", "params/bias": "bias"}
+_OTHER = {
+    "params/kernel": "weight",
+    "batch_stats/kernel": "weight",  # of a whitening convolution
+    "params/bias": "bias",
+}
 
 
 class Layer(NamedTuple):

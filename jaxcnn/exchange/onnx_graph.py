@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 import jaxcnn
 from jaxcnn.exchange import network, orders, weights
 from jaxcnn.exchange.subject import Subject
+from jaxcnn.models import speedrun
+from jaxcnn.models.groups import WHITENING
 from jaxcnn.models.layers import NORM_EPSILON
 from jaxcnn.ops.pixels import PixelStats
 
@@ -33,7 +35,7 @@ def build(subject: Subject) -> onnx.ModelProto:
     x = graph.normalized(INPUT, subject.run.settings.pixel_stats)
     logits = _FAMILIES[subject.network.family](graph, subject.network, x)
     graph.add("Identity", [logits], name=OUTPUT)
-    classes = subject.arrays["params/classifier/bias"].shape[0]
+    classes = subject.arrays["params/classifier/kernel"].shape[1]
     made = helper.make_graph(
         graph.nodes,
         subject.network.name,
@@ -94,7 +96,8 @@ class _Graph:
 
     def conv(self, x: str, layer: str, stride: int = 1, padding: str = "SAME") -> str:
         """A square convolution, depthwise if its kernel has one input channel of several."""
-        kernel = self._arrays[f"params/{layer}/kernel"]
+        collection = "batch_stats" if layer == WHITENING else "params"
+        kernel = self._arrays[f"{collection}/{layer}/kernel"]
         margin = kernel.shape[0] // 2 if padding == "SAME" else 0
         names = [x, self.constant(f"{layer}/kernel", network.to_torch(kernel))]
         if (bias := f"params/{layer}/bias") in self._arrays:
@@ -109,14 +112,14 @@ class _Graph:
             group=kernel.shape[3] if layer.endswith("depthwise_conv") else 1,
         )
 
-    def norm(self, x: str, layer: str) -> str:
+    def norm(self, x: str, layer: str, epsilon: float = NORM_EPSILON) -> str:
         """A batch norm by its running statistics; runtimes fold it into a convolution before it."""
         paths = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
-        names = [
-            self.constant(f"{layer}/{path.rpartition('/')[2]}", self._arrays[path.format(layer)])
-            for path in paths
-        ]
-        return self.add("BatchNormalization", [x, *names], name=layer, epsilon=NORM_EPSILON)
+        arrays = {path.rpartition("/")[2]: self._arrays.get(path.format(layer)) for path in paths}
+        if arrays["scale"] is None:
+            arrays["scale"] = np.ones_like(arrays["bias"])
+        names = [self.constant(f"{layer}/{name}", array) for name, array in arrays.items()]
+        return self.add("BatchNormalization", [x, *names], name=layer, epsilon=epsilon)
 
     def norm_relu(self, x: str, layer: str) -> str:
         """A batch norm and ReLU."""
@@ -126,15 +129,26 @@ class _Graph:
         """ReLU."""
         return self.add("Relu", [x])
 
-    def pool(self, x: str, operation: str) -> str:
-        """Of each 2x2 pixels: "MaxPool" or "AveragePool"."""
-        return self.add(operation, [x], kernel_shape=[2, 2], strides=[2, 2])
+    def gelu(self, x: str) -> str:
+        """GELU; an operation of that name is younger than `OPSET`."""
+        # The names of constants are those of nodes, which are numbered.
+        number = len(self.nodes)
+        halved, one = self.constant(f"half_{number}", 0.5), self.constant(f"one_{number}", 1.0)
+        root = self.constant(f"root_{number}", 0.5**0.5)
+        y = self.add("Add", [self.add("Erf", [self.add("Mul", [x, root])]), one])
+        return self.add("Mul", [self.add("Mul", [x, halved]), y])
+
+    def pool(self, x: str, operation: str, window: Sequence[int] = (2, 2)) -> str:
+        """Of each 2x2 pixels, or those of another window: "MaxPool" or "AveragePool"."""
+        return self.add(operation, [x], kernel_shape=list(window), strides=list(window))
 
     def dense(self, x: str, layer: str, kernel: np.ndarray | None = None) -> str:
         """A dense layer of [B, C]; `kernel` replaces its own."""
         own = self._arrays[f"params/{layer}/kernel"] if kernel is None else kernel
-        bias = self.constant(f"{layer}/bias", self._arrays[f"params/{layer}/bias"])
-        return self.add("Gemm", [x, self.constant(f"{layer}/kernel", own), bias], name=layer)
+        names = [x, self.constant(f"{layer}/kernel", own)]
+        if (bias := f"params/{layer}/bias") in self._arrays:
+            names.append(self.constant(f"{layer}/bias", self._arrays[bias]))
+        return self.add("Gemm", names, name=layer)
 
     def classifier(self, x: str) -> str:
         """The mean over all positions, and the dense layer "classifier"."""
@@ -224,9 +238,27 @@ def _mobilenet(graph: _Graph, of: network.Network, x: str) -> str:
     return graph.classifier(x)
 
 
+def _speedrun(graph: _Graph, of: network.Network, x: str) -> str:
+    module: Any = of.module
+    x = graph.gelu(graph.conv(x, WHITENING, padding="VALID"))
+    for index in range(1, len(module.widths) + 1):
+        name = f"group{index}"
+        x = graph.pool(graph.conv(x, f"{name}/conv1"), "MaxPool")
+        x = entered = graph.gelu(graph.norm(x, f"{name}/norm1", speedrun.EPSILON))
+        x = graph.norm(graph.conv(x, f"{name}/conv2"), f"{name}/norm2", speedrun.EPSILON)
+        if module.is_residual:
+            x = graph.conv(graph.gelu(x), f"{name}/conv3")
+            x = graph.add("Add", [graph.norm(x, f"{name}/norm3", speedrun.EPSILON), entered])
+        x = graph.gelu(x)
+    height, width, features = of.layers[-2].output
+    logits = graph.classifier(graph.pool(x, "MaxPool", (min(3, height), min(3, width))))
+    return graph.add("Mul", [logits, graph.constant("logit_scale", 1 / features)])
+
+
 _FAMILIES: dict[str, Callable[[_Graph, network.Network, str], str]] = {
     "lenet": _lenet,
     "resnet": _resnet,
     "densenet": _densenet,
     "mobilenet": _mobilenet,
+    "speedrun": _speedrun,
 }

@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import jax
+
 HEAD = "classifier"
 """Name of the layer that gives the logits, in every network."""
 
-GROUPS = ("kernel", "depthwise", "head", "norm")
+WHITENING = "whitening"
+"""Name of a layer that whitens images by a kernel that is a statistic of them, in every network."""
+
+GROUPS = ("kernel", "depthwise", "head", "norm", "whitening")
 """Kernels of convolutions and dense layers; of depthwise convolutions; of the classifier; then all
-scales and biases."""
+scales and biases, but those of a whitening layer, which are a group of their own."""
 
 
 def parameter_group(path: tuple[Any, ...]) -> str:
@@ -19,7 +24,7 @@ def parameter_group(path: tuple[Any, ...]) -> str:
     """
     *layers, last = (entry.key for entry in path)
     if last != "kernel":
-        return "norm"
+        return "whitening" if layers[-1:] == [WHITENING] else "norm"
     named = {"depthwise_conv": "depthwise", HEAD: "head"}
     return named.get(layers[-1] if layers else "", "kernel")
 
@@ -27,3 +32,13 @@ def parameter_group(path: tuple[Any, ...]) -> str:
 def is_head(path: str) -> bool:
     """Whether a path, such as "params/classifier/kernel", is that of a variable of the head."""
     return path.split("/")[-2:-1] == [HEAD]
+
+
+def with_fixed(before: Any, after: Any) -> Any:
+    """Returns `after` with those of its "batch_stats" as `before` that no step changes.
+
+    These are kernels, see `whitening`. Their mean with themselves would not be the same bytes.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, old, new: old if path[-1].key == "kernel" else new, before, after
+    )

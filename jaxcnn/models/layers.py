@@ -187,6 +187,7 @@ class BatchNorm(nn.Module):
         ops: "fast" or "stock".
         momentum: Kept fraction of the running statistics.
         epsilon: Added to the variance.
+        use_scale: Whether there is a scale; without one it is 1.
     """
 
     dtype: DTypeLike
@@ -194,6 +195,7 @@ class BatchNorm(nn.Module):
     ops: str = "fast"
     momentum: float = NORM_MOMENTUM
     epsilon: float = NORM_EPSILON
+    use_scale: bool = True
 
     def __call__(self, x: jax.Array, *, train: bool, with_relu: bool = False) -> jax.Array:
         """Normalizes each channel of `[B, ..., C]`, then applies ReLU if asked for.
@@ -228,7 +230,9 @@ class BatchNorm(nn.Module):
             UserError: If the groups do not divide the batch.
         """
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        scale = jnp.ones((channels,), jnp.float32)
+        if self.use_scale:
+            scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)

@@ -71,14 +71,16 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
             own = module.variables["params"]
             kind, flops, inside = "norm", 0, 0
             if not isinstance(module, BatchNorm):
-                flops = math.prod(result.shape[1:-1]) * math.prod(own["kernel"].shape)
+                # A whitening kernel is no parameter.
+                kernel = {**module.variables.get("batch_stats", {}), **own}["kernel"].shape
+                flops = math.prod(result.shape[1:-1]) * math.prod(kernel)
                 kind, inside = "dense", flops
             if isinstance(module, Conv):
-                kind = "x".join(map(str, own["kernel"].shape[:-2]))
+                kind = "x".join(map(str, kernel[:-2]))
                 kind += " depthwise" if module.groups > 1 else ""
                 # Positions of the kernel; each multiplies C / groups channels for F features.
                 inside = _taps_inside(module, args[0].shape[1:-1], result.shape[1:-1])
-                inside *= math.prod(own["kernel"].shape[-2:])
+                inside *= math.prod(kernel[-2:])
             found.append(
                 Layer(
                     name="/".join(module.path),

@@ -20,9 +20,10 @@ def weight_decay(config: OptimConfig) -> optax.GradientTransformation:
         ("depthwise", config.weight_decay_depthwise),
         ("head", config.weight_decay_head),
         ("norm", config.weight_decay_norm),
+        ("whitening", config.weight_decay_norm),
     ):
         rate = config.weight_decay if rate is None else rate
-        if rate or group != "norm":
+        if rate or group not in ("norm", "whitening"):
             groups_by_rate.setdefault(rate, set()).add(group)
     parts = [_decay(rate, groups) for rate, groups in groups_by_rate.items()]
     return parts[0] if len(parts) == 1 else optax.chain(*parts)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxcnn.models.groups import with_fixed
+
 
 class Outcome(NamedTuple):
     """What a forward and backward pass gives.
@@ -78,5 +80,5 @@ def loss_and_grads(
     parts = (images, labels, jax.random.split(dropout_key, count))
     zeros = jax.tree.map(jnp.zeros_like, params)
     grads, (losses, logits, stats) = jax.lax.scan(micro_batch, zeros, parts)
-    mean_stats = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), stats)
+    mean_stats = with_fixed(batch_stats, jax.tree.map(lambda leaf: jnp.mean(leaf, 0), stats))
     return Outcome(grads, losses, logits, mean_stats)

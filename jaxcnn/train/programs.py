@@ -20,7 +20,7 @@ from jaxcnn.data.augmentations.pipeline import create_augmentation
 from jaxcnn.runtime import memory
 from jaxcnn.runtime.compilation import compiled, init_compiler_options
 from jaxcnn.runtime.sharding import place, replicated, split_where_possible
-from jaxcnn.train import feed, metrics, recipe
+from jaxcnn.train import feed, from_data, metrics, recipe
 from jaxcnn.train.optim import Optimizer
 from jaxcnn.train.step import (
     Objective,
@@ -96,6 +96,7 @@ class Programs:
         eval_shape = (settings.train.eval_batch_size,)
         self._eval = feed.create_source(dataset.eval, mesh, eval_shape, self.resident)
         self._eval_examples = len(dataset.eval.labels)
+        self._statistics = from_data.statistics(model, dataset, settings.pixel_stats)
         # A part for each device: then no device needs another's images for its moments.
         if settings.local_norms:
             model = model.clone(norm_groups=mesh.size)
@@ -177,7 +178,7 @@ class Programs:
 
     def init(self) -> TrainState:
         """Returns the state at step 0."""
-        return self._init(self._init_key)
+        return from_data.begun(self._init(self._init_key), self._statistics)
 
     def calls(self, order: np.ndarray) -> Iterator[Call]:
         """Yields the arguments of the calls that train on the batches of `order`, int32 `[n, B]`.

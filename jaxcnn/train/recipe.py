@@ -11,6 +11,7 @@ from jaxcnn.data import Split
 from jaxcnn.data.augmentations.flips import alternating_flip
 from jaxcnn.data.augmentations.mixing import Mix, Targets
 from jaxcnn.data.augmentations.pipeline import Augmentation
+from jaxcnn.models.groups import with_fixed
 from jaxcnn.train import metrics
 
 
@@ -112,4 +113,5 @@ def averaged(ema: Any, params: Any, batch_stats: Any, decay: Decay, step: jax.Ar
         return ema
     kept = decay(step) if callable(decay) else decay
     now = {"params": params, "batch_stats": batch_stats}
-    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, now)
+    mean = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, now)
+    return {**mean, "batch_stats": with_fixed(ema["batch_stats"], mean["batch_stats"])}
