@@ -22,7 +22,7 @@ def _schedule(name, **changes):
     return optim.create_schedule(name, **{**settings, **changes})
 
 
-@pytest.mark.parametrize("name", ["cosine", "multistep", "constant", "1-sqrt"])
+@pytest.mark.parametrize("name", ["cosine", "multistep", "constant", "linear", "1-sqrt"])
 def test_warmup_rises_linearly_to_the_peak(name):
     rates = [float(_schedule(name)(step)) for step in range(11)]
     np.testing.assert_allclose(
@@ -35,6 +35,11 @@ def test_cosine_falls_to_zero_at_the_end():
     for step in (10, 30, 55, 99, 100):
         expected = 0.1 * (1 + math.cos(math.pi * (step - 10) / 90))
         assert float(rate(step)) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_linear_falls_to_zero_at_the_end_from_the_peak():
+    rates = [float(_schedule("linear", warmup_steps=0)(step)) for step in range(101)]
+    np.testing.assert_allclose(rates, 0.2 * (1 - np.arange(101) / 100), rtol=1e-5, atol=1e-8)
 
 
 def test_multistep_falls_at_the_milestones():
@@ -137,19 +142,21 @@ def _names(name, **options):
     return {"/".join(e.key for e in p): (groups.parameter_group(p), leaf) for p, leaf in leaves}
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet20", "densenet40_k12", "mobilenet"])
+@pytest.mark.parametrize("name", ["lenet", "resnet20", "densenet40_k12", "mobilenet", "speedrun"])
 def test_every_parameter_has_its_group(name):
     """Of grey images, whose stem has kernels of the shape of depthwise ones."""
     for path, (group, leaf) in _names(name).items():
-        if group == "norm":
+        if group in ("norm", "whitening"):
             assert leaf.ndim == 1
         else:
             assert path.endswith("/kernel") and leaf.ndim in (2, 4)
         assert (group == "head") == (path == "classifier/kernel")
         is_depthwise = name == "mobilenet" and leaf.shape[:3] == (3, 3, 1) and "stem" not in path
         assert (group == "depthwise") == is_depthwise
+        assert (group == "whitening") == (path == "whitening/bias")
     found = {group for group, _ in _names(name).values()}
-    assert found == set(groups.GROUPS) - ({"depthwise"} if name != "mobilenet" else set())
+    of_one = {"depthwise": "mobilenet", "whitening": "speedrun"}
+    assert found == {group for group in groups.GROUPS if of_one.get(group, name) == name}
 
 
 def test_each_group_decays_at_its_own_rate():

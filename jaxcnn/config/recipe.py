@@ -6,9 +6,9 @@ They are part of the sections of `schema`; a first reading can pass them over.
 from dataclasses import dataclass
 
 from jaxcnn.config import class_weights
-from jaxcnn.config.declare import ANY, Check, at_least, between, one_of, setting, within
+from jaxcnn.config.declare import ANY, POSITIVE, Check, at_least, between, one_of, setting, within
 
-SCHEDULES = ("cosine", "multistep", "constant", "triangular", "onecycle", "1-sqrt")
+SCHEDULES = ("cosine", "multistep", "constant", "linear", "triangular", "onecycle", "1-sqrt")
 """The schedules' names."""
 
 _RANDAUGMENT = Check(
@@ -83,11 +83,12 @@ class ModelRecipe:
 
 
 _AS_OTHERS = "as optim.weight_decay"
+_AT_PEAK = "optim.peak_lr"
 
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    """Weight decay by group of parameters, and the shapes of further schedules."""
+    """Weight decay and rates by group of parameters, and the shapes of further schedules."""
 
     weight_decay_depthwise: float | None = setting(
         float, at_least(0), "of depthwise kernels (arXiv:1704.04861, sec. 3.2)", unset=_AS_OTHERS
@@ -97,6 +98,23 @@ class OptimRecipe:
     )
     weight_decay_norm: float = setting(
         0.0, at_least(0), "of the norms' scales and of all biases (arXiv:1812.01187, sec. 3.1)"
+    )
+    head_lr: float | None = setting(
+        float,
+        POSITIVE,
+        "peak rate of the classifier's kernel; with muon, of all kernels but of convolutions",
+        unset=_AT_PEAK,
+    )
+    bias_lr: float | None = setting(
+        float, POSITIVE, "peak rate of the norms' scales and of all biases", unset=_AT_PEAK
+    )
+    whiten_bias_epochs: float = setting(
+        0.0,
+        at_least(0),
+        "epochs in which the rate of a whitening layer's bias falls to 0, for good; 0: as others",
+    )
+    sgd_momentum: float = setting(
+        0.85, between(0, 1), "muon: momentum of SGD, for all but kernels of convolutions"
     )
     lookahead_steps: int = setting(
         0, at_least(0), "steps after which slow weights follow (arXiv:1907.08610); 0: none"

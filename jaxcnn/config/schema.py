@@ -89,13 +89,13 @@ class ModelConfig(recipe.ModelRecipe):
 class OptimConfig(recipe.OptimRecipe):
     """The optimizer and its learning-rate schedule, see `create_optimizer`."""
 
-    name: str = setting("sgd", one_of("sgd", "adamw"), "optimizer")
+    name: str = setting("sgd", one_of("sgd", "adamw", "muon"), "muon: sgd but for convolutions")
     peak_lr: float = setting(0.1, POSITIVE, "learning rate after warm-up; not scaled by batch size")
-    momentum: float = setting(0.9, between(0, 1), "momentum of SGD, first-moment decay of AdamW")
-    nesterov: bool = setting(True, ANY, "Nesterov's momentum (SGD only)")
+    momentum: float = setting(0.9, between(0, 1), "momentum; first-moment decay of AdamW")
+    nesterov: bool = setting(True, ANY, "Nesterov's momentum (not AdamW)")
     second_moment: float = setting(0.999, between(0, 1), "second-moment decay (AdamW only)")
     weight_decay: float = setting(
-        5e-4, at_least(0), "of kernels only; an L2 gradient for sgd, decoupled for adamw"
+        5e-4, at_least(0), "of kernels only; an L2 gradient, decoupled for adamw"
     )
     clip_norm: float = setting(0.0, at_least(0), "largest global norm of the gradient; 0: any")
     schedule: str = setting("cosine", one_of(*recipe.SCHEDULES), "after warm-up")

@@ -8,28 +8,31 @@ import optax
 
 from jaxcnn.config.schema import OptimConfig
 from jaxcnn.train.decay import weight_decay
+from jaxcnn.train.descent import Descent, create_descent, descend
 from jaxcnn.train.lookahead import Finish, lookahead, unchanged
+from jaxcnn.train.muon import muon
 from jaxcnn.train.schedules import create_schedule
 
 
 class Optimizer(NamedTuple):
     """An update direction and a learning rate that depends on the step alone.
 
-    The step subtracts `learning_rate(step) * direction`. The rate is not part of the optax chain,
-    which would count steps once more: `state.step` is the only clock. What `finish` makes of the
-    new parameters and the optimizer's state ends the step.
+    The step subtracts `learning_rate(step) * direction`, as `descend` does it. The rate is not part
+    of the optax chain, which would count steps once more: `state.step` is the only clock. What
+    `finish` makes of the new parameters and the optimizer's state ends the step.
     """
 
     tx: optax.GradientTransformation
     learning_rate: Callable[[jax.typing.ArrayLike], jax.Array]
     finish: Finish = unchanged
+    descend: Descent = descend
 
 
 def create_optimizer(config: OptimConfig, *, epochs: int, steps_per_epoch: int) -> Optimizer:
     """Returns the optimizer that the section `optim` of the configuration describes.
 
-    Weight decay acts on kernels only, unless asked otherwise. For "sgd" it is the gradient of an L2
-    penalty, added before momentum; for "adamw" it is decoupled (Loshchilov & Hutter 2019,
+    Weight decay acts on kernels only, unless asked otherwise. It is the gradient of an L2
+    penalty, added before momentum, but for "adamw" decoupled (Loshchilov & Hutter 2019,
     arXiv:1711.05101).
 
     Args:
@@ -41,6 +44,9 @@ def create_optimizer(config: OptimConfig, *, epochs: int, steps_per_epoch: int) 
     decay = weight_decay(config)
     if config.name == "sgd":
         tx = optax.chain(clip, decay, optax.trace(config.momentum, nesterov=config.nesterov))
+    elif config.name == "muon":
+        both = {"momentum": config.momentum, "sgd_momentum": config.sgd_momentum}
+        tx = optax.chain(clip, decay, muon(**both, nesterov=config.nesterov))
     else:
         adam = optax.scale_by_adam(config.momentum, config.second_moment)
         tx = optax.chain(clip, adam, decay)
@@ -58,7 +64,7 @@ def create_optimizer(config: OptimConfig, *, epochs: int, steps_per_epoch: int) 
     finish: Finish = unchanged
     if config.lookahead_steps:
         tx, finish = lookahead(tx, config.lookahead_steps, config.lookahead_alpha)
-    return Optimizer(tx, rate, finish)
+    return Optimizer(tx, rate, finish, create_descent(config, steps_per_epoch=steps_per_epoch))
 
 
 def constant_sgd(peak_lr: float, weight_decay: float = 0.0) -> Optimizer:

@@ -69,6 +69,12 @@ def _cosine(course: Course) -> Schedule:
     return _warmed_up(course, optax.cosine_decay_schedule(course.peak_lr, max(after, 1)))
 
 
+def _linear(course: Course) -> Schedule:
+    """Falls linearly to 0 at the end."""
+    after = course.total_steps - course.warmup_steps
+    return _warmed_up(course, optax.linear_schedule(course.peak_lr, 0.0, max(after, 1)))
+
+
 def _multistep(course: Course) -> Schedule:
     """Is multiplied by `decay_factor` at each of `milestones` * total_steps."""
     drops = {
@@ -80,9 +86,7 @@ def _multistep(course: Course) -> Schedule:
 
 def _triangular(course: Course) -> Schedule:
     """Rises until `peak_at`, which is its warm-up, then falls linearly to 0 at the end."""
-    course = course._replace(warmup_steps=round(course.peak_at * course.total_steps))
-    after = course.total_steps - course.warmup_steps
-    return _warmed_up(course, optax.linear_schedule(course.peak_lr, 0.0, max(after, 1)))
+    return _linear(course._replace(warmup_steps=round(course.peak_at * course.total_steps)))
 
 
 # Of the peak: where the cycle begins and ends, and the last rate. Fraction of the training that the
@@ -124,6 +128,7 @@ SCHEDULES: dict[str, Callable[[Course], Schedule]] = {
     "cosine": _cosine,
     "multistep": _multistep,
     "constant": _constant,
+    "linear": _linear,
     "triangular": _triangular,
     "onecycle": _onecycle,
     "1-sqrt": _one_minus_sqrt,

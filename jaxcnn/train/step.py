@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax import struct
 
@@ -137,7 +136,7 @@ def train_step(
 
     def with_step() -> TrainState:
         direction, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, jax.tree.map(lambda d: -rate * d, direction))
+        params = optimizer.descend(state.params, direction, rate, state.step)
         params, opt_state = optimizer.finish(params, opt_state, state.step)
         ema = recipe.averaged(state.ema, params, batch_stats, ema_decay, state.step)
         mask, hits = jnp.ones_like(labels, bool), recipe.main_labels(targets)
