@@ -49,6 +49,7 @@ WRITERS = {
     "torture": ("checks/torture.py", "runs that were killed, and their ends"),
     "planted-faults": ("checks/planted_faults.py", "faults that the fast tests find"),
     "wrong-commands": ("checks/wrong_commands.py", "how wrong commands end"),
+    "speedrun": ("bench/speedrun.py", "the recipe of configs/speedrun.py by seeds, and PyTorch"),
     "structure": ("checks/structure.py", "how the package is built"),
     "same-numbers": ("checks/same_numbers.py", "two versions of the program, byte for byte"),
 }
