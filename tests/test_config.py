@@ -27,6 +27,7 @@ def test_there_is_a_configuration_for_each_family():
         "resnet": "resnet18",
         "densenet": "densenet_bc100_k12",
         "mobilenet": "mobilenet",
+        "speedrun": "speedrun",
     }
 
 
@@ -55,7 +56,7 @@ def test_a_typo_fails_and_names_the_right_key():
         ("optim", "peak_lr", 0.0),
         ("optim", "peak_lr", float("nan")),
         ("optim", "momentum", -0.1),
-        ("optim", "schedule", "linear"),
+        ("optim", "schedule", "exponential"),
         ("optim", "milestones", (0.75, 0.5)),
         ("optim", "milestones", ("a",)),
         ("optim", "peak_at", 1.0),

@@ -1,5 +1,7 @@
 """Which filters give the patches of training images covariance 1, before the first step?"""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +36,7 @@ class WhiteningConv(layers.Conv):
         return kernel.value.astype(self.dtype), bias.astype(self.dtype)
 
 
-def uniform(fan_in: int) -> jax.nn.initializers.Initializer:
+def uniform(fan_in: int) -> Callable[..., jax.Array]:
     """PyTorch's initial values of layers, uniform with the bound 1 / sqrt(fan-in)."""
     bound = fan_in**-0.5
 
