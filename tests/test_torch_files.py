@@ -128,7 +128,13 @@ def test_a_state_dict_is_found_with_or_without_a_wrapper(tmp_path, key, protocol
         (f"module.{name}", _tensor("FloatStorage", 6, (2, 3), (3, 1))) for name in ("a", "b.c")
     )
     state._metadata = collections.OrderedDict(version=1)
-    content = {key: state, "acc": 93.5, "epoch": 200, "optimizer": {0: [None, True]}}
+    content = {
+        "model": "a name",
+        key: state,
+        "acc": 93.5,
+        "epoch": 200,
+        "optimizer": {0: [None, True]},
+    }
     numbers = np.arange(6, dtype="<f4")
     path = zipped(
         tmp_path / "c.pth", pickled(content if key else state, protocol), [numbers.tobytes()]

@@ -1,9 +1,9 @@
 """A network as StableHLO: a portable program that JAX runs without this package.
 
 The file is what `jax.export` serializes: the program, its weights as constants, and the types of
-what it takes and gives. Inside, `mlir_module_serialized` is StableHLO's own portable bytecode. Its
-compatibility: JAX reads it for six months at least, newer and older versions alike
-(https://docs.jax.dev/en/latest/export/export.html).
+what it takes and gives. Inside, `mlir_module_serialized` is StableHLO's own portable bytecode. How
+far apart the versions may be that write and read it: see the compatibility guarantees in
+https://docs.jax.dev/en/latest/export/export.html.
 """
 
 from collections.abc import Callable

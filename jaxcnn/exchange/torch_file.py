@@ -100,8 +100,8 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
     """Returns the tensors by name, which may lie under a key of a checkpoint."""
     if not isinstance(content, dict):
         raise RefusedPickleError(f"it holds a {type(content).__name__.lower()}, no state dict")
-    inner = next((content[key] for key in _CHECKPOINT_KEYS if key in content), content)
-    found = inner if isinstance(inner, dict) else content
+    inner = (content.get(key) for key in _CHECKPOINT_KEYS)
+    found = next((value for value in inner if isinstance(value, dict)), content)
     others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
     if others or not found:
         some = ", ".join(map(shown, others[:5])) or "nothing"

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from jaxcnn import cli
 from jaxcnn.commands import outfiles, training
@@ -139,9 +138,12 @@ CASES = (
 
 def their_network(file: Path, case: Case, seed: int) -> Any:
     """Returns a network of public code with random weights and statistics, for evaluation."""
+    import torch  # here, so that --table needs none
+
     spec = importlib.util.spec_from_file_location(f"public_{case.source}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # some code looks itself up
     spec.loader.exec_module(module)
     torch.manual_seed(seed)
     network = getattr(module, case.function)(**case.arguments)
@@ -156,6 +158,8 @@ def their_network(file: Path, case: Case, seed: int) -> Any:
 
 def their_logits(network: Any, images: np.ndarray, stats: Any) -> np.ndarray:
     """Returns their logits, normalized as torchvision's ToTensor and Normalize do."""
+    import torch
+
     mean, std = (torch.tensor(row).reshape(1, -1, 1, 1) for row in stats)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
     with torch.no_grad():
@@ -174,6 +178,8 @@ def command(*arguments: str) -> tuple[int, str]:
 
 def check(case: Case, clones: Path, folder: Path) -> dict[str, Any]:
     """Returns what became of a network of public code."""
+    import torch
+
     file = clones / case.file
     theirs = their_network(file, case, seed=1)
     state = theirs.state_dict()

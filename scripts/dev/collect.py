@@ -25,7 +25,8 @@ from jaxcnn.run.files import shown
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
 
-import structure  # noqa: E402 (a script, not a module of the package)
+import interchange  # noqa: E402 (a script, not a module of the package)
+import structure  # noqa: E402 (likewise)
 import sums  # noqa: E402 (likewise)
 
 # Beginning of a file's name -> the script that writes it, and what it holds.
@@ -229,6 +230,11 @@ def page(folder: Path) -> str:
         "program, number of rows and dtype, each with one or two of nine lengths of a row; with "
         "the others a tenth of these, and all programs that are known to be wrong somewhere.",
         outfiles.read(folder / "sums.json", sums.table),
+        "## Weights from and networks for other programs",
+        "Public PyTorch code with random weights and batch-norm statistics, imported, and exported "
+        "to the same code again; then runs, exported and computed without this program "
+        "(`python scripts/checks/interchange.py`). Logits differ by so much of the largest.",
+        outfiles.read(folder / "interchange.json", interchange.table),
         "## How the package is built",
         "`python scripts/checks/structure.py`. A room is a module or folder at the top of "
         "`jaxcnn/`; an edge joins two that import each other's code; depth is the longest chain of "
