@@ -105,6 +105,8 @@ def test_every_network_that_public_code_has_too_has_names_in_pytorch():
                 state_dict.layout_for(name)
         else:
             assert not state_dict.layout_for(name).refusal
+    with pytest.raises(UserError, match="has resnet20 without shortcuts, so its layers"):
+        state_dict.layout_for("resnet20", is_plain=True)
     with pytest.raises(UserError, match="--names=huyvnphan has no resnet18 .* choose kuangliu, "):
         state_dict.layout_for("resnet18", "huyvnphan")
     assert set(sources.SOURCES) == {one.source for one in sources.LAYOUTS}

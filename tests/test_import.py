@@ -95,6 +95,14 @@ def test_a_network_that_computes_something_else_is_refused_though_its_shapes_fit
     assert not match.match(renamed, into).faults
 
 
+def test_a_network_without_shortcuts_has_no_source():
+    into = described("resnet_plain", "resnet20")
+    state = random_state(into, layout("akamaster", "resnet20"))
+    matched = match.match(state, into)
+    assert matched.is_by_order and matched.layout is None
+    assert "sources that have resnet20: none" in match.match(state, into, "akamaster").faults[0]
+
+
 def test_unknown_names_are_matched_by_order_and_shape():
     into, state = _case()
     order = {layer: f"net.{number}" for number, layer in enumerate(

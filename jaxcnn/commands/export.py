@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     if args.benchmark or args.format == "onnx":
         onnx_file.check_installed()
     if args.format == "torch":
-        state_dict.layout_for(run.model_name, args.names)
+        state_dict.layout_for(run.model_name, args.names, bool(run.settings.model.plain))
     data = int8.dataset_of(run, args.data_dir) if args.int8 else None
     exported = subject.of_run(run, warn, args.best)
     if args.benchmark:

@@ -156,6 +156,8 @@ def describe(subject: Subject, format: str, names: str = "") -> str:
     """Returns what a file of a format holds, in words."""
     words = FORMATS[format].words
     if format == "torch":
-        return words.format(state_dict.layout_for(subject.network.name, names).code)
+        return words.format(
+            state_dict.layout_for(subject.network.name, names, subject.network.is_plain).code
+        )
     shape, classes = subject.run.image_shape, len(subject.run.class_names)
     return words.format(", ".join(map(str, shape)), classes)

@@ -74,7 +74,7 @@ def match(
         return _filled(Match(_OWN), found, into, {p: p for p in into.shapes})
     kept = {name: array for name, array in found.items() if name.rpartition(".")[2] != COUNTER}
     candidates = []
-    for layout in sources.layouts(into.name, source):
+    for layout in sources.layouts(into.name, source, into.is_plain):
         theirs = names.of_arrays(into, names.of_layers(into, layout.rows))
         candidates.append((len(set(theirs.values()) & set(kept)), layout, theirs))
     # Of several with equally many names the first.
@@ -94,7 +94,14 @@ def match(
         return _filled(result, found, into, theirs)
     if source:
         result = Match(f"the names of {source}", rows=[_left(n, a) for n, a in kept.items()])
-        known = ", ".join(dict.fromkeys(one.source for one in sources.layouts(into.name))) or "none"
+        known = (
+            ", ".join(
+                dict.fromkeys(
+                    one.source for one in sources.layouts(into.name, is_plain=into.is_plain)
+                )
+            )
+            or "none"
+        )
         result.faults.append(
             f"its names are not those of {source}; sources that have {into.name}: {known}"
         )

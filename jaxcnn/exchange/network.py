@@ -65,6 +65,11 @@ class Network(NamedTuple):
         return models.FAMILY[self.name]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is a residual network without its shortcuts."""
+        return bool(getattr(self.module, "plain", False))
+
+    @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         shapes = [s for path, s in self.shapes.items() if path.startswith("params/")]

@@ -151,6 +151,13 @@ LAYOUTS = (
 SOURCES = tuple(dict.fromkeys(layout.source for layout in LAYOUTS))
 
 
-def layouts(network: str, source: str = "") -> list[Layout]:
-    """Returns the layouts of a network, of all sources or of one."""
-    return [layout for layout in LAYOUTS if layout.fits(network) and source in ("", layout.source)]
+def layouts(network: str, source: str = "", is_plain: bool = False) -> list[Layout]:
+    """Returns the layouts of a network, of all sources or of one.
+
+    A residual network without its shortcuts, `is_plain`, has none: no source has it.
+    """
+    return [
+        layout
+        for layout in LAYOUTS
+        if layout.fits(network) and source in ("", layout.source) and not is_plain
+    ]

@@ -9,16 +9,17 @@ from jaxcnn.exchange import match, names, network, orders, sources, torch_file
 from jaxcnn.exchange.subject import Subject
 
 
-def layout_for(name: str, source: str = "") -> sources.Layout:
-    """Returns the layout to export the network called `name` in.
+def layout_for(name: str, source: str = "", is_plain: bool = False) -> sources.Layout:
+    """Returns the layout to export the network called `name` in; `is_plain`: without shortcuts.
 
     Raises:
         UserError: If the source has no such network, or no source has.
     """
-    usable = [one for one in sources.layouts(name) if not one.refusal]
+    usable = [one for one in sources.layouts(name, is_plain=is_plain) if not one.refusal]
     if not usable:
+        what = f"{name} without shortcuts" if is_plain else name
         raise UserError(
-            f"no known PyTorch code has {name}, so its layers have no names there: choose "
+            f"no known PyTorch code has {what}, so its layers have no names there: choose "
             "--format onnx, stablehlo or safetensors"
         )
     if not source:
@@ -32,7 +33,7 @@ def layout_for(name: str, source: str = "") -> sources.Layout:
 
 def write(subject: Subject, path: Path, source: str = "") -> None:
     """Writes a state dict that `load_state_dict` of the source's code takes with strict=True."""
-    layout = layout_for(subject.network.name, source)
+    layout = layout_for(subject.network.name, source, subject.network.is_plain)
     torch_file.write(path, as_arrays(subject, layout))
 
 
@@ -55,7 +56,7 @@ def as_arrays(subject: Subject, layout: sources.Layout) -> dict[str, np.ndarray]
 
 def read(subject: Subject, path: Path, source: str = "") -> dict[str, np.ndarray]:
     """Returns the arrays of a file that `write` has written, by their paths here."""
-    layout = layout_for(subject.network.name, source)
+    layout = layout_for(subject.network.name, source, subject.network.is_plain)
     matched = match.match(torch_file.read(path), subject.network, layout.source)
     assert not matched.faults, matched.faults
     return matched.arrays

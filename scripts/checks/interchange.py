@@ -242,7 +242,7 @@ def check_run(path: Path, data_dir: str, folder: Path) -> dict[str, Any]:
         jobs.append({"format": format, "file": file.name})
     layout = None
     with contextlib.suppress(UserError):
-        layout = state_dict.layout_for(exported.network.name)
+        layout = state_dict.layout_for(exported.network.name, is_plain=exported.network.is_plain)
     stats = exported.run.settings.pixel_stats
     module: Any = exported.network.module
     strides = []
