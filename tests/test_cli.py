@@ -148,7 +148,7 @@ def test_a_reader_that_has_seen_enough_costs_no_traceback():
 
 def test_a_configuration_is_found_by_name_and_by_path(tmp_path, monkeypatch):
     folder = files.folder()
-    assert files.names() == ["densenet", "lenet", "mobilenet", "resnet"]
+    assert files.names() == ["densenet", "lenet", "mobilenet", "resnet", "speedrun"]
     monkeypatch.chdir(tmp_path)
     assert files.find("lenet:digits") == f"{folder}/lenet.py:digits"
     assert files.find("resnet") == f"{folder}/resnet.py"
