@@ -28,6 +28,7 @@ from jaxcnn.models.mobilenet import MobileNet
 from jaxcnn.models.resnet import ResNet
 from jaxcnn.models.speedrun import Speedrun
 from jaxcnn.ops.conv import conditions
+from jaxcnn.runtime import memory
 from jaxcnn.runtime.compilation import init_compiler_options
 from jaxcnn.train import fit
 
@@ -161,6 +162,16 @@ def compilation_cache(cache_folder):
     jax.config.update("jax_compilation_cache_dir", str(cache_folder))
 
 
+release_compile_memory = memory.release_compile_memory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_memory():
+    """Keeps what a training in this process has traced for the tests that follow."""
+    with mock.patch.object(memory, "release_compile_memory"):
+        yield
+
+
 @pytest.fixture
 def dataset() -> Dataset:
     """A data set of noise: 48 and 20 images of 16x16x3."""
@@ -172,7 +183,7 @@ def command(monkeypatch, capsys):
     """Runs a command of the program in this process: returns (exit code, output, error lines)."""
     from jaxcnn import cli
     from jaxcnn.commands import train
-    from jaxcnn.runtime import compilation_cache, memory
+    from jaxcnn.runtime import compilation_cache
 
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda: None)

@@ -7,9 +7,10 @@ import uuid
 
 import jax
 import pytest
+from conftest import release_compile_memory
 
 from jaxcnn.errors import UserError
-from jaxcnn.runtime import compilation, environment, memory
+from jaxcnn.runtime import compilation, environment
 
 FLAG = "--xla_gpu_deterministic_ops=true"
 
@@ -104,6 +105,6 @@ def test_what_compiling_leaves_is_given_back_and_compiled_programs_stay():
 
     program = double.lower(1.0).compile()
     assert double(3.0) == 6 and len(traced) == 1
-    memory.release_compile_memory()
+    release_compile_memory()
     assert program(4.0) == 8 and len(traced) == 1
     assert double(5.0) == 10 and len(traced) == 2

@@ -151,7 +151,17 @@ def _random(shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-@pytest.mark.parametrize("name", SMALL)
+# Their kinds of block stand in the others.
+_ALIKE = ("resnet_padded", "resnet_plain", "densenet_without_bottleneck")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.ci] if name in _ALIKE else [])
+        for name in SMALL
+    ],
+)
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
     model, images, labels = SMALL[name], _random((16, 16, 16, 3)), jnp.arange(16) % 10
     variables = init(model, images, 1)

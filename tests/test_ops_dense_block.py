@@ -146,17 +146,15 @@ def program_text(x: Any, weights: Any) -> str:
     return jax.jit(jax.grad(loss, (0, 1))).lower(x, weights).as_text()
 
 
-# Each pair of values occurs in the first four.
 @pytest.mark.parametrize(
     ("dtype", "bottleneck", "by_onednn"),
     [
-        *((jnp.float32, 8, False), (jnp.bfloat16, 0, False)),
-        *((jnp.float32, 0, True), (jnp.bfloat16, 8, True)),
+        *((jnp.float32, 8, False), (jnp.bfloat16, 0, True)),
         *(
             pytest.param(*case, marks=CI)
             for case in (
-                *((jnp.float32, 0, False), (jnp.bfloat16, 8, False)),
-                *((jnp.float32, 8, True), (jnp.bfloat16, 0, True)),
+                *((jnp.float32, 0, False), (jnp.bfloat16, 0, False), (jnp.bfloat16, 8, False)),
+                *((jnp.float32, 0, True), (jnp.float32, 8, True), (jnp.bfloat16, 8, True)),
             )
         ),
     ],
@@ -199,7 +197,7 @@ def test_the_shapes_are_said_without_tracing(dtype: Any, bottleneck: int) -> Non
     assert passes.backward_shapes(*operands) == jax.eval_shape(backward, *operands)
 
 
-@pytest.mark.parametrize("bottleneck", [0, 8])
+@pytest.mark.parametrize("bottleneck", [pytest.param(0, marks=CI), 8])
 def test_other_platforms_compute_it_layer_by_layer(bottleneck: int) -> None:
     """Their two passes, run here on the CPU, against the definition differentiated by JAX."""
     with jax.enable_x64(True):
@@ -274,10 +272,10 @@ def gradient_program(model: nn.Module, x: jax.Array) -> Any:
 
 @pytest.mark.parametrize("bn_size", [pytest.param(0, marks=[pytest.mark.slow, pytest.mark.ci]), 4])
 def test_densenet_trains_the_same_either_way(bn_size: int) -> None:
-    model = DenseNet(blocks=(2, 1), growth_rate=4, bn_size=bn_size)
+    model = DenseNet(blocks=(2,), growth_rate=4, bn_size=bn_size)
     x = pixels(6, 8, 8, 3, dtype="f")
     program, params = gradient_program(model, x)
-    assert str(jax.make_jaxpr(program)(params)).count("cnn_dense_block_gradient") == 2
+    assert str(jax.make_jaxpr(program)(params)).count("cnn_dense_block_gradient") == 1
     ours = jax.jit(program)(params)
     program, _ = gradient_program(model.clone(ops="stock"), x)
     assert "cnn_dense_block" not in str(jax.make_jaxpr(program)(params))
