@@ -1,6 +1,7 @@
 """What recipes add to the crop and the flip: properties of each, and that training uses them."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -80,8 +81,8 @@ def test_a_transform_is_a_function_of_its_key_and_of_rows_alone(name, strength):
 
 def test_a_transform_that_is_switched_on_changes_nothing_that_another_one_draws():
     images = random_images(6)
-    cropped = _augmentation(crop_padding=2, flip=True).transform(KEY, images)
-    covered = np.asarray(_augmentation(crop_padding=2, flip=True, cutout=4).transform(KEY, images))
+    one, both = (_augmentation(crop_padding=2, flip=True, cutout=size) for size in (0, 4))
+    cropped, covered = (np.asarray(jax.jit(m.transform)(KEY, images)) for m in (one, both))
     same = (covered == cropped) | (covered == FILL)
     assert same.all() and not np.array_equal(covered, cropped)
 
@@ -148,7 +149,8 @@ def test_cutout_covers_one_square_with_the_mean_and_leaves_the_rest(size):
 
 def test_erasing_puts_one_rectangle_of_noise_into_the_chosen_share_of_images():
     images = np.full((400, 12, 10, 1), 77, np.uint8)
-    erased = np.asarray(jax.jit(occlusion.random_erasing, static_argnums=2)(KEY, images, 0.5))
+    erase = jax.jit(occlusion.random_erasing, static_argnums=2)
+    erased = np.asarray(erase(KEY, images, 0.5))
     holes = (erased != 77)[..., 0]
     changed = holes.any((1, 2))
     assert 150 < changed.sum() < 250
@@ -161,7 +163,7 @@ def test_erasing_puts_one_rectangle_of_noise_into_the_chosen_share_of_images():
     assert max(areas) < 0.45 and 0.15 < np.mean(areas) < 0.25  # of 0.02 to 0.4
     noise = erased[holes]
     assert noise.min() < 5 and noise.max() > 250 and 120 < noise.mean() < 135
-    np.testing.assert_array_equal(occlusion.random_erasing(KEY, images[:1], 1e-9), images[:1])
+    np.testing.assert_array_equal(erase(KEY, images, 1e-9), images)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast"])
@@ -352,18 +354,19 @@ def test_the_loss_of_mixed_labels_is_that_of_the_mixed_target():
     np.testing.assert_allclose(recipe.cross_entropy(logits, targets, 0.1), expected, rtol=1e-5)
 
 
-def _train(groups, augmentation, **train):
-    """Trains on the batches of `groups`, and returns the state."""
+@functools.cache
+def _programs(augmentation, **train):
+    """Returns programs that train with (key, value) pairs of the section `augment`."""
     dataset = random_dataset()
     base = small_settings(dataset, **train)
-    section = dataclasses.replace(base.augment, **augmentation)
-    programs = Programs(
-        dataclasses.replace(base, augment=section),
-        Tiny(),
-        _optimizer(),
-        dataset,
-        sharding.data_mesh(),
-    )
+    section = dataclasses.replace(base.augment, **dict(augmentation))
+    settings = dataclasses.replace(base, augment=section)
+    return Programs(settings, Tiny(), _optimizer(), dataset, sharding.data_mesh())
+
+
+def _train(groups, augmentation, **train):
+    """Trains on the batches of `groups`, and returns the state."""
+    programs = _programs(tuple(augmentation.items()), **train)
     state = programs.init()
     for group in groups:
         for call in programs.calls(group):
@@ -424,7 +427,8 @@ def test_the_preview_shows_what_the_first_step_gets():
     made = _augmentation(flip=True, flip_mode="alternating", cutout=3, crop_padding=1)
     key, _ = jax.random.split(jax.random.fold_in(KEY, 0))
     flipped = flips.alternating_flip(KEY, images, jnp.asarray(rows), jnp.int32(0))
-    np.testing.assert_array_equal(made.preview(KEY, images, rows), made.transform(key, flipped))
+    expected = jax.jit(made.transform)(key, flipped)
+    np.testing.assert_array_equal(made.preview(KEY, images, rows), expected)
     mixed = _augmentation(mixup=1.0).preview(KEY, images, rows)
     assert mixed.dtype == np.uint8 and not np.array_equal(mixed, images)
 

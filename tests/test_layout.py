@@ -1,5 +1,6 @@
 """How steps are cut and fed makes no difference: micro-batches, calls, streaming, recomputation."""
 
+import functools
 import re
 from functools import partial
 
@@ -35,11 +36,16 @@ class Tiny(nn.Module):
         return nn.Dense(10, name="classifier")(nn.relu(x).mean((1, 2)))
 
 
-def _train(model, groups, **train):
-    """Trains on the batches of each of `groups`, one after another, and returns the state."""
+@functools.cache
+def _programs(model, **train):
     dataset = random_dataset()
     settings = small_settings(dataset, label_smoothing=0.1, **train)
-    programs = Programs(settings, model, _optimizer(), dataset, sharding.data_mesh())
+    return Programs(settings, model, _optimizer(), dataset, sharding.data_mesh())
+
+
+def _train(model, groups, **train):
+    """Trains on the batches of each of `groups`, one after another, and returns the state."""
+    programs = _programs(model, **train)
     state = programs.init()
     for group in groups:
         for call in programs.calls(group):
