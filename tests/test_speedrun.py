@@ -33,10 +33,10 @@ def _photographs(count, size=16, seed=0):
     return (128 + 30 * images / images.std()).clip(0, 255).astype(np.uint8)
 
 
-def _filtered(images, kernel):
+def _filtered(images, kernel, stats=STATS):
     """Each patch's values, float64 `[patches, filters]`, by the convolution."""
     with jax.enable_x64(True):
-        x = np.asarray(images / 255 - np.array(STATS.mean)) / np.array(STATS.std)
+        x = np.asarray(images / 255 - np.array(stats.mean)) / np.array(stats.std)
         y = jax.lax.conv_general_dilated(
             x, kernel.astype(np.float64), (1, 1), "VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -69,7 +69,18 @@ def test_the_whitening_kernel_is_the_same_however_its_sums_are_cut(monkeypatch):
     assert (largest[:12] > 0).all() and (largest[12:] < 0).all()
 
 
-def test_images_of_one_colour_have_a_finite_kernel():
+def test_patterns_that_do_not_occur_give_way_to_those_that_do():
+    grey = _photographs(40)[..., :1].repeat(3, -1)
+    alike = PixelStats((0.5,) * 3, (0.25,) * 3)
+    kernel = whitening.kernel_of(grey, alike).reshape(12, 24)
+    # Of grey patches of 2x2 pixels there are four patterns.
+    np.testing.assert_array_equal(kernel[:, :12], np.tile(kernel[:, :4], 3))
+    assert np.linalg.matrix_rank(kernel) == 4
+    y = _filtered(grey, kernel.reshape(2, 2, 3, 24), alike)
+    assert (y.std(0) > 0.1).all()
+
+
+def test_images_of_one_color_have_a_finite_kernel():
     images = np.full((3, 9, 9, 3), 200, np.uint8)
     assert np.isfinite(whitening.kernel_of(images, PixelStats((0.78,) * 3, (1.0,) * 3))).all()
 

@@ -16,6 +16,9 @@ IMAGES = 5000
 # Added to the eigenvalues: the weakest patterns are mostly noise, and are not raised to 1.
 EPSILON = 5e-4
 
+# Of the largest eigenvalue: patterns below it do not occur, and what is left of them is rounding.
+_LEAST = 1e-6
+
 # Rows of a sum: 25 MB of them for patches of 2x2 pixels in 3 channels.
 _ROWS = 1 << 18
 
@@ -59,7 +62,8 @@ def kernel_of(images: np.ndarray, stats: PixelStats, size: int = 2) -> np.ndarra
     Its filters are the eigenvectors of the covariance of patches, about zero, by falling
     eigenvalue, each divided by sqrt(eigenvalue + `EPSILON`), then their negatives (Jordan 2024,
     arXiv:2404.00498, sec. 3.2). Of an eigenvector's two signs it takes the one whose largest
-    component is positive.
+    component is positive. Patterns that do not occur, as colors in grey images of three channels,
+    give their place to those that do, in turn: a norm would raise their rounding errors to 1.
 
     Args:
         images: uint8 `[N, H, W, C]`, H and W at least `size`.
@@ -79,8 +83,10 @@ def kernel_of(images: np.ndarray, stats: PixelStats, size: int = 2) -> np.ndarra
     covariance -= np.outer(first, shift) + np.outer(shift, first)
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
+    occurring = np.arange(len(values)) % max(1, int((values > _LEAST * values[0]).sum()))
+    values, vectors = values[occurring], vectors[:, occurring]
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], 0)
-    # Rounding may leave the smallest eigenvalues below 0.
+    # Of images of one grey the largest, too, may be rounding, below 0.
     filters = vectors * np.sign(largest) / np.sqrt(np.maximum(values, 0) + EPSILON)
     kernel = np.concatenate([filters, -filters], 1).astype(np.float32)
     return kernel.reshape(size, size, channels, -1)
