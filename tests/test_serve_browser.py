@@ -175,7 +175,9 @@ def _gallery(page):
 
 def test_a_cell_shows_its_images_and_an_image_asks_all_networks(page):
     _gallery(page)
-    assert "of 100 images of test[:100] are right" in page.inner_text("#gallery-status")
+    assert "of 100 images of test[:100] are classified rightly" in page.inner_text(
+        "#gallery-status"
+    )
     counts = [int(text) for text in page.locator("#confusion td button").all_inner_texts()]
     assert sum(counts) == 100
     assert page.locator("#images li").count() > 0

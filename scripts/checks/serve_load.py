@@ -44,7 +44,7 @@ from jaxcnn.runtime import environment  # noqa: E402
 NETWORKS = ("lenet", "mobilenet")
 SHARES = (0.1, 0.5, 1.0)  # of the requests, after which memory is read
 _PHOTOGRAPHS = Path(sklearn.__file__).parent / "datasets" / "images"
-_SIZES = ((32, 32), (640, 427), (2000, 1500), (4000, 3000))
+_SIZES = ((32, 32), (320, 214), (1280, 854), (2400, 1800))
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
 

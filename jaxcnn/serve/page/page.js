@@ -192,7 +192,7 @@ async function openGallery() {
 
 function fill(number, gallery) {
   at("progress").hidden = true;
-  say(at("gallery-status"), `${percent(gallery.accuracy)} of ${gallery.examples.toLocaleString("en")} images of ${gallery.split} are right. ${gallery.note}`);
+  say(at("gallery-status"), `${percent(gallery.accuracy)} of ${gallery.examples.toLocaleString("en")} images of ${gallery.split} are classified rightly. ${gallery.note}`);
   const worst = () => list("Worst mistakes", gallery.mistakes, false);
   at("back").onclick = () => { worst(); at("images-title").scrollIntoView({ block: "nearest" }); };
   worst();
