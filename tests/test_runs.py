@@ -14,10 +14,12 @@ from PIL import Image
 from jaxcnn import plots
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
+from jaxcnn.data import jpeg
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate import run as runs
 from jaxcnn.evaluate import run_plots as run_plots
+from jaxcnn.evaluate.corruptions import table
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import lenet
 from jaxcnn.run.checkpoint import Checkpoints
@@ -347,3 +349,34 @@ def test_a_run_without_held_out_images_is_not_calibrated(finished, tmp_path, com
     assert code == 1 and len(errors) == 1
     assert "has no held-out training images" in errors[0] and "train[:45000]" in errors[0]
     assert not (tmp_path / "run" / "trust").exists()
+
+
+def test_a_run_is_evaluated_under_corruptions(finished, tmp_path, command, monkeypatch):
+    monkeypatch.setattr(table, "NAMES", ("contrast", "impulse_noise", table.JPEG))
+    wanted = ["--corruptions", "--limit=30", "--split=test[10:]", "--out", str(tmp_path)]
+    code, output, errors = command("evaluate", str(finished), *wanted)
+    assert code == 0, errors
+    content = json.loads((tmp_path / "corruptions.json").read_text())
+    run = Run(finished)
+    images, labels = run.dataset("test[10:40]").eval
+    _, network = evaluation.classifier(run, print, 30)
+
+    def error(images):
+        return np.mean(network.logits(images).argmax(1) != labels)
+
+    assert content["examples"] == 30 and content["clean_error"] == error(images)
+    rows = content["errors"]
+    assert list(rows) == list(table.NAMES)
+    assert rows[table.JPEG] == [error(jpeg.recompressed(images, q)) for q in (80, 65, 58, 50, 40)]
+    faint = table.corruptor("contrast", (32, 32, 3), 30)(images, 5, 0)
+    assert rows["contrast"][4] == error(faint)
+    mean = np.mean(list(rows.values()))
+    assert content["mean_corruption_error"] == pytest.approx(mean)
+    assert content["relative_mean_corruption_error"] == pytest.approx(mean - error(images))
+    assert "computed anew" in output and "not the published files" in output
+    assert _width(tmp_path / "corruptions.png") > 600
+    code, _, errors = command("evaluate", str(finished), "--limit", "3")
+    assert code == 1 and errors == [
+        "error: --limit=3 is for --corruptions alone: leave it out, or name the images with "
+        "--split='test[:3]'"
+    ]

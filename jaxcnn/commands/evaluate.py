@@ -4,9 +4,13 @@ jaxcnn evaluate runs/mobilenet
 jaxcnn evaluate runs/mobilenet --split 'train[:5000]' --json
 jaxcnn evaluate runs/mobilenet --tta mirror
 jaxcnn evaluate runs/mobilenet --calibrate
+jaxcnn evaluate runs/mobilenet --corruptions --limit 1000
 
 --calibrate fits a temperature to held-out training images, so the run must have been trained on a
 part of the training split; it leaves calibration.json and a reliability diagram.
+
+--corruptions evaluates under the fifteen corruptions of CIFAR-10-C at five strengths, computed anew
+from the images of the split; it leaves corruptions.json and a picture.
 """
 
 import argparse
@@ -17,12 +21,15 @@ from typing import Any
 from jaxcnn import plots
 from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import warn
-from jaxcnn.evaluate import calibration, evaluation, tta
+from jaxcnn.commands.parser import at_least
+from jaxcnn.errors import UserError
+from jaxcnn.evaluate import calibration, evaluation, robustness, tta
+from jaxcnn.evaluate.corruptions import table
 from jaxcnn.evaluate.run import Run
 from jaxcnn.runtime import compilation_cache
 
 FOLDER = "trust"
-"""Of the files of --calibrate, in the run folder."""
+"""Of the files of --calibrate and --corruptions, in the run folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,16 +47,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--calibrate", action="store_true", help="how far the probabilities can be trusted"
     )
+    what.add_argument(
+        "--corruptions", action="store_true", help="the errors on images that are corrupted"
+    )
+    parser.add_argument(
+        "--limit", type=at_least(1), help="with --corruptions: the first images only, so many"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--out",
         type=Path,
-        help=f"also write the JSON to this file; --calibrate: a folder (default: RUN/{FOLDER})",
+        help="also write the JSON to this file; with --calibrate and --corruptions: the folder of "
+        f"their files (default: {FOLDER} in the run folder)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates the run and prints the scores."""
+    if args.limit and not args.corruptions:
+        raise UserError(
+            f"--limit={args.limit} is for --corruptions alone: leave it out, or name the images "
+            f"with --split='test[:{args.limit}]'"
+        )
+    if args.corruptions:
+        _corruptions(args)
+        return
     if args.calibrate:
         _calibrate(args)
         return
@@ -87,6 +109,26 @@ def _calibrate(args: argparse.Namespace) -> None:
         print(json.dumps(content, indent=2) if args.json else calibration.as_text(found))
     finally:
         _leave(out, files, content, plots.reliability(parts, title))
+
+
+def _corruptions(args: argparse.Namespace) -> None:
+    run = Run(args.run)
+    out = args.out or run.path / FOLDER
+    files = ("corruptions.json", "corruptions.png")
+    outfiles.check_folder("--out", out, files)
+    compilation_cache.use_compilation_cache()
+    found = robustness.evaluate(
+        run, warn, split=args.split, data_dir=args.data_dir, best=args.best, limit=args.limit
+    )
+    title = f"{run.model_name} on {found.examples:,} images of {run.settings.dataset.name}, "
+    picture = plots.corruptions(
+        found.errors, found.clean_error, found.shown, table.NAMES, title + found.split
+    )
+    content = robustness.as_json(run, found)
+    try:  # whichever of the two fails, the other one has the result
+        print(json.dumps(content, indent=2) if args.json else robustness.as_text(found))
+    finally:
+        _leave(out, files, content, picture)
 
 
 def _leave(out: Path, files: tuple[str, str], content: Any, picture: Any) -> None:

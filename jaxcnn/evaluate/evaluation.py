@@ -74,10 +74,7 @@ def evaluate(
             f"--tta={views}: {run.path} was trained without mirrored images "
             "(augment.flip is False), as those of its data may be of another class: leave out --tta"
         )
-    dataset = run.dataset(split, data_dir)
-    trained_on = run.settings.facts.fingerprint
-    if dataset.fingerprint != trained_on:
-        warn(f"warning: the run's data are {trained_on}, these are {dataset.fingerprint}")
+    dataset = load(run, warn, split, data_dir)
     size = min(run.settings.train.eval_batch_size, len(dataset.eval.labels))
     step, network = classifier(run, warn, size, best)
     images, labels = dataset.eval
@@ -86,6 +83,15 @@ def evaluate(
     if views:
         with_views = scores.score(tta.mean_logits(network.logits, images, views), labels)
     return Evaluation(step, dataset, logits, scores.score(logits, labels), views, with_views)
+
+
+def load(run: Run, warn: Callable[[str], None], split: str, data_dir: str) -> Dataset:
+    """Returns `run.dataset`; `warn` gets a line if these are other data than the run's."""
+    dataset = run.dataset(split, data_dir)
+    trained_on = run.settings.facts.fingerprint
+    if dataset.fingerprint != trained_on:
+        warn(f"warning: the run's data are {trained_on}, these are {dataset.fingerprint}")
+    return dataset
 
 
 def as_json(run: Run, evaluation: Evaluation, split: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ and matplotlib itself is imported by the first figure, so that a training starts
 """
 
 from jaxcnn.plots.classes import confusion, per_class
+from jaxcnn.plots.corruptions import corruptions
 from jaxcnn.plots.curves import compared, curves
 from jaxcnn.plots.images import Prediction, filters, predictions, rows
 from jaxcnn.plots.rates import lr_range
@@ -17,6 +18,7 @@ __all__ = [
     "Prediction",
     "compared",
     "confusion",
+    "corruptions",
     "curves",
     "filters",
     "gradients",
