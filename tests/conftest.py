@@ -133,7 +133,7 @@ def init(model: nn.Module, images, seed: int = 0):
 # Every member of a family is tested by `.ci/run`; these stand for theirs in the fast suite.
 DEEP = {
     "resnet34", "resnet101", "resnet152", "resnet32", "resnet44", "resnet110", "plain32", "plain44",
-    "plain56", "plain110", "densenet161", "densenet169", "densenet201",
+    "plain56", "plain110", "densenet121", "densenet161", "densenet169", "densenet201", "resnet50",
 }  # fmt: skip
 
 

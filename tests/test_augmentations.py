@@ -269,6 +269,8 @@ def test_an_affine_map_of_a_quarter_turn_or_of_whole_pixels_is_exact():
     assert (moved[6:] == FILL).all() and (moved[:, :3] == FILL).all()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_every_operation_of_randaugment_occurs():
     image = random_images(1, size=9)
     images = np.repeat(image, 300, 0)
@@ -384,6 +386,8 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_how_a_training_is_fed_and_cut_changes_no_bit():
     layout = {"grad_accum_steps": 2, "steps_per_call": 4}
     whole = _train([ORDER], EVERYTHING, **layout)

@@ -66,6 +66,8 @@ def test_the_processor_is_named_with_its_widest_vectors(monkeypatch, flags, expe
     assert environment.cpu_name() == expected
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_freed_memory_is_kept_for_the_next_call():
     """Counts the pages that the system has to fill anew: of 64 MB at each call, or of none.
 

@@ -80,6 +80,8 @@ def test_a_mistake_ends_in_one_line_and_nothing_is_written(mistake, tmp_path, co
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_so_does_the_process(tmp_path):
     arguments, expected = MISTAKES["batch too large"]
     done = _run(*arguments, cwd=tmp_path)

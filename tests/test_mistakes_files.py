@@ -340,8 +340,10 @@ def test_a_full_disk_under_standard_output_is_named(arguments, code, message):
 @pytest.mark.parametrize(
     "redirection",
     [
-        ">&- 2>&- <&-",
-        pytest.param("| head -1", marks=[pytest.mark.slow, pytest.mark.ci]),
+        *(
+            pytest.param(s, marks=[pytest.mark.slow, pytest.mark.ci])
+            for s in (">&- 2>&- <&-", "| head -1")
+        ),
         *(pytest.param(s, marks=pytest.mark.slow) for s in (">&-", "2>&-", ">/dev/full")),
     ],
 )

@@ -156,6 +156,8 @@ def test_bfloat16_is_computed_in_float32() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_sharded_batch_is_not_gathered() -> None:
     program = """
     import jax, jax.numpy as jnp, numpy as np, re

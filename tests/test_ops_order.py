@@ -114,10 +114,9 @@ def test_norms_before_convolutions_are_not_kept(name: str, limit: float) -> None
     assert _intermediates(ours) < limit * _intermediates(keeping)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["short mobilenet", pytest.param("mobilenet", marks=[pytest.mark.slow, pytest.mark.ci])],
-)
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["short mobilenet", "mobilenet"])
 def test_norms_before_convolutions_change_no_gradient(name: str) -> None:
     """In float64: through many norms, rounding reaches the gradients that nearly cancel."""
     with jax.enable_x64(True):

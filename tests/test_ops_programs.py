@@ -99,9 +99,9 @@ def test_pooling_scatters_on_accelerators_only() -> None:
     assert "select_and_scatter" in lowered(gradient, x, platform="tpu")
 
 
-@pytest.mark.parametrize(
-    "winograd_channels", [16, pytest.param(128, marks=[pytest.mark.slow, pytest.mark.ci])]
-)
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("winograd_channels", [16, 128])
 def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     """In a child process, which alone can have 8 devices."""
     program = """

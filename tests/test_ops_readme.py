@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 README = Path(__file__).parents[1] / "jaxcnn/ops/README.md"
 
@@ -17,6 +18,8 @@ def run(example: str) -> Any:
     return names["params"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_example_trains_as_with_the_stock_operations() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     stock = example.replace("ops.conv_general_dilated", "jax.lax.conv_general_dilated")
