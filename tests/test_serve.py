@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -170,12 +172,10 @@ def test_what_there_is_is_listed(client, run):
     assert (first["has_gallery"], second["has_gallery"]) == (True, False)
 
 
-def _bomb():
-    """A PNG of a few bytes that would be 40,000 x 40,000 pixels."""
+def _bomb(side):
+    """A PNG of a few bytes that would be `side` x `side` pixels."""
     content = bytearray(serve_helpers.image_file())
-    content[16:24] = (40_000).to_bytes(4) * 2
-    import zlib
-
+    content[16:24] = side.to_bytes(4) * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
     return bytes(content)
 
@@ -187,10 +187,11 @@ def _bomb():
         (b"no image", 415, "not an image in a format that is read here: choose a file in one of"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "not an image in a format"),
         (serve_helpers.image_file()[:200], 400, "the image is damaged"),
-        (_bomb(), 400, "more than 50,000,000 pixels, which is the most: make it smaller"),
+        (_bomb(40_000), 400, "more than 50,000,000 pixels, which is the most: make it smaller"),
+        (_bomb(8_000), 400, "8,000 x 8,000 pixels, more than 50,000,000 pixels, which is the most"),
         (b"x" * (serve_app.MAX_BYTES + 1), 413, "larger than 10 MiB, which is the most"),
     ],
-    ids=["empty", "text", "svg", "cut", "bomb", "large"],
+    ids=["empty", "text", "svg", "cut", "bomb", "bomb that Pillow takes", "large"],
 )
 def test_a_file_that_is_no_image_to_be_taken_is_refused_in_a_line(client, content, status, message):
     response = _predict(client, content)
@@ -212,6 +213,26 @@ def test_a_file_of_just_the_size_is_read(client):
 def test_a_file_without_its_length_is_refused_when_it_grows_too_large(client):
     parts = (b"x" * 2**20 for _ in range(11))
     assert _predict(client, parts).status_code == 413
+
+
+def test_what_is_too_large_is_read_to_its_end_and_not_kept():
+    part, read = b"x" * 2**20, []
+
+    class Sending:
+        """A request."""
+
+        async def stream(self):
+            for number in range(50):
+                read.append(number)
+                yield part
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(serve_app._receive(Sending(), serve_app.MAX_BYTES)) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(read) == 50 and peak < 3 * serve_app.MAX_BYTES
 
 
 def test_a_form_is_refused_with_what_to_send(client):
