@@ -167,7 +167,7 @@ def _render(found):
     counts = {"xla": {"resnet20": {"flops": 100, "inside": 90, "xla": 91.0}}}
     gradients = [_gradient("plain56", "plain", 56, 0.5)]
     checked = [claims.fastest(list(found.values()))]
-    answer = [{"class": "dog", "probability": 0.5}]
+    answer = [{"class": "dog", "probability": 0.5, "map": "BBBB"}]
     samples = {
         "images": ["AAAA"],
         "labels": ["cat"],

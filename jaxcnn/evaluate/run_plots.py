@@ -19,7 +19,7 @@ from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.augmentations.pipeline import create_augmentation
-from jaxcnn.evaluate import scores
+from jaxcnn.evaluate import grad_cam_plot, scores
 from jaxcnn.evaluate.classifier import Classifier, softmax
 from jaxcnn.models.groups import WHITENING
 from jaxcnn.run.folder import RunDir
@@ -117,6 +117,15 @@ class RunPlots(Observer):
             draw = partial(plots.predictions, items, names, heading)
             self._attempt(f"{name.replace('worst ', '')}.png", draw)
             on_batch()
+        network = (self._settings.create_model(), variables, self._settings.pixel_stats)
+        chosen = worst(probabilities, labels, grad_cam_plot.SHOWN)
+        self._attempt(
+            "grad_cam.png",
+            lambda: grad_cam_plot.draw(
+                network, dataset.eval, probabilities, chosen, names, self._title
+            ),
+        )
+        on_batch()
 
     def _logits(
         self, variables: dict[str, Any], dataset: Dataset, on_batch: Callable[[], None]

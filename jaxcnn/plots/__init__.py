@@ -7,6 +7,7 @@ and matplotlib itself is imported by the first figure, so that a training starts
 from jaxcnn.plots.classes import confusion, per_class
 from jaxcnn.plots.corruptions import corruptions
 from jaxcnn.plots.curves import compared, curves
+from jaxcnn.plots.grad_cam import Look, grad_cam, overlay
 from jaxcnn.plots.images import Prediction, filters, predictions, rows
 from jaxcnn.plots.rates import lr_range
 from jaxcnn.plots.reliability import reliability
@@ -15,14 +16,17 @@ from jaxcnn.plots.tradeoff import gradients, tradeoff
 
 __all__ = [
     "SUFFIXES",
+    "Look",
     "Prediction",
     "compared",
     "confusion",
     "corruptions",
     "curves",
     "filters",
+    "grad_cam",
     "gradients",
     "lr_range",
+    "overlay",
     "per_class",
     "predictions",
     "reliability",

@@ -233,7 +233,9 @@ def _samples(samples: Mapping[str, Any]) -> str:
             sign = "✓" if right else "✗"
             cells.append(
                 f"<td class='{'right' if right else 'wrong'}'>{sign} "
-                f"{html.escape(answer['class'])} {100 * answer['probability']:.0f} %</td>"
+                f"{html.escape(answer['class'])} {100 * answer['probability']:.0f} %<br>"
+                f"<img alt='where it looks' width='64' height='64' "
+                f"src='data:image/png;base64,{answer['map']}'></td>"
             )
         picture = (
             f"<img alt='{html.escape(label)}' width='64' height='64' "
@@ -248,6 +250,8 @@ def _samples(samples: Mapping[str, Any]) -> str:
         left = f"<p>Left out, having other classes or images: {out}.</p>"
     return (
         "<section id='predictions'><h2>The same images, by every network</h2>"
+        "<p>Below each answer, where the network looks: bright is what speaks for the class that "
+        "it gives (Grad-CAM, Selvaraju et al. 2017, arXiv:1610.02391).</p>"
         f"<div class='wide' tabindex='0'><table class='grid'><thead><tr><th scope='col'>image</th>"
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{left}</section>"
     )

@@ -1,12 +1,16 @@
-"""The same images as every network classifies them."""
+"""The same images as every network classifies them, and where it looks."""
 
 import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from jaxcnn import plots
 from jaxcnn.data import image_files
 from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate import run_plots as run_plots
+from jaxcnn.evaluate.grad_cam import GradCam
 from jaxcnn.evaluate.run import Run
 
 _SHOWN = 12
@@ -28,13 +32,32 @@ def of_runs(runs: Mapping[str, Run], data_dir: str, say: Callable[[str], None]) 
             continue
         _, network = evaluation.classifier(run, say, len(images))
         rows = network.probabilities(images)
+        maps = _looks(run, images, rows.argmax(1), say)
         answers[name] = [
-            {"class": run.class_names[row.argmax()], "probability": float(row.max())}
-            for row in rows
+            {
+                "class": run.class_names[row.argmax()],
+                "probability": float(row.max()),
+                "map": _encoded(plots.overlay(image, cam)),
+            }
+            for row, image, cam in zip(rows, images, maps, strict=True)
         ]
     return {
-        "images": [base64.b64encode(image_files.png(image)).decode() for image in images],
+        "images": [_encoded(image) for image in images],
         "labels": [first.class_names[label] for label in split.labels[chosen]],
         "answers": answers,
         "left_out": left_out,
     }
+
+
+def _looks(
+    run: Run, images: np.ndarray, classes: np.ndarray, say: Callable[[str], None]
+) -> np.ndarray:
+    """Returns the part of each image that speaks for a class, float32 [N, H, W], 0..1."""
+    _, variables = run.newest(say)
+    shape, stats = run.image_shape, run.settings.pixel_stats
+    return GradCam(run.model, variables, stats, shape, batch_size=len(images)).maps(images, classes)
+
+
+def _encoded(image: np.ndarray) -> str:
+    """Returns uint8 [H, W, C] as a PNG file in base64."""
+    return base64.b64encode(image_files.png(image)).decode()

@@ -46,6 +46,7 @@ WRITERS = {
     "folder-memory": ("checks/folder_memory.py", "the memory of training on photographs"),
     "interchange": ("checks/interchange.py", "weights from and networks for other programs"),
     "serve-load": ("checks/serve_load.py", "a thousand images for the server of the page"),
+    "trust": ("jaxcnn evaluate", "errors under corruptions, and calibration"),
     "sums": ("checks/sums.py", "XLA's CPU options that compute correctly"),
     "torture": ("checks/torture.py", "runs that were killed, and their ends"),
     "planted-faults": ("checks/planted_faults.py", "faults that the fast tests find"),
