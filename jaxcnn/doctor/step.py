@@ -115,16 +115,17 @@ def _placed(programs: Programs, state: TrainState) -> TrainState:
 
 
 def _stirred(state: TrainState) -> TrainState:
-    """Returns a state whose biases, norms and running statistics are not zero and one.
+    """Returns a state with biases, norms and running statistics not 0 and 1, kernels no identity.
 
     What multiplies by one or adds zero may be wrong without a trace.
     """
     rng = np.random.default_rng(0)
 
     def stirred(leaf: np.ndarray) -> np.ndarray:
-        if leaf.ndim > 1:
-            return leaf
-        return leaf + rng.uniform(-0.3, 0.3, leaf.shape).astype(leaf.dtype)
+        # Kernels that begin as the identity would leave pixels equal, and rounding would decide
+        # which of them a max-pool takes.
+        most = 0.3 if leaf.ndim <= 1 else 0.3 * leaf.std()
+        return leaf + rng.uniform(-most, most, leaf.shape).astype(leaf.dtype)
 
     return dataclasses.replace(
         state,
