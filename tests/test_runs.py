@@ -276,6 +276,8 @@ def test_images_are_classified_as_the_training_would(finished, digits, tmp_path)
     assert _width(picture) > 600
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_plots_of_one_run_and_of_several(finished, tmp_path, command):
     before = _files(finished)
     code, _, errors = command("plot", str(finished), "--out", str(tmp_path / "pictures"))
@@ -352,6 +354,8 @@ def test_a_run_without_held_out_images_is_not_calibrated(finished, tmp_path, com
     assert not (tmp_path / "run" / "trust").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_is_evaluated_under_corruptions(finished, tmp_path, command, monkeypatch):
     monkeypatch.setattr(table, "NAMES", ("contrast", "impulse_noise", table.JPEG))
     wanted = ["--corruptions", "--limit=30", "--split=test[10:]", "--out", str(tmp_path)]

@@ -225,6 +225,8 @@ def test_a_run_that_is_continued_has_the_same_bytes_and_asks_no_image_again(
     _assert_same_run(finished, tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_whatever_reads_a_run_has_its_whitening_kernel(finished, tmp_path):
     run = Run(finished)
     path = "batch_stats/whitening/kernel"
