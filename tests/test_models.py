@@ -113,10 +113,7 @@ SIZES = {"odd": (2, 33, 47, 1), "MNIST": (2, 28, 28, 1), "large": (2, 64, 64, 3)
     "shape",
     [
         SIZES["odd"],
-        *(
-            pytest.param(SIZES[size], marks=[pytest.mark.slow, pytest.mark.ci])
-            for size in ("MNIST", "large")
-        ),
+        *(pytest.param(SIZES[size], marks=pytest.mark.slow) for size in ("MNIST", "large")),
     ],
 )
 def test_fully_convolutional_networks_take_other_sizes_with_the_same_layers(name, shape):
