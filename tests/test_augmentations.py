@@ -467,7 +467,6 @@ for one, four in zip(*results, strict=True):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_batch_is_augmented_alike_on_any_number_of_devices():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", ON_DEVICES]

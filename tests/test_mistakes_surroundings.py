@@ -457,7 +457,7 @@ def test_a_training_needs_no_home_directory(home, problem, tmp_path):
     assert json.loads((folder / "config.json").read_text())["optim"]["warmup_epochs"] == 2.0
     (start,) = json.loads((folder / "environment.json").read_text())["starts"]
     assert [f"warning: {text}" for text in start["warnings"]] == [cache, warm_up]
-    assert len(list((folder / "plots").iterdir())) == 7
+    assert len(list((folder / "plots").iterdir())) == 8
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,6 @@ def _densenet_gradient(network, remat):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_recomputed_densenet_gives_the_same_gradients_with_less_memory():
     """Layer by layer; a block that is one operation needs less still, with or without."""
     with jax.enable_x64(True):
