@@ -231,8 +231,6 @@ def test_both_ways_have_the_same_shapes(dtype: Any, bottleneck: int) -> None:
     assert jax.eval_shape(backward, *operands) == passes.backward_shapes(*operands)
 
 
-@pytest.mark.slow
-@pytest.mark.ci
 def test_an_exported_program_may_be_for_several_platforms() -> None:
     x, weights = pixels(2, 4, 4, 5, dtype=np.float32), make(5, 2, 4, 8, np.float32)
 
