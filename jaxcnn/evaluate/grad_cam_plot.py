@@ -59,7 +59,7 @@ def draw(
                 words(image, labels[image]): maps[count + place],
             },
         )
-        for place, image in enumerate(wrong)
+        for place, image in enumerate(map(int, wrong))
     ]
     known = [
         plots.Look(images[i], f"is {names[labels[i]]}", {words(i, predicted[i]): cam})
