@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import SMALL, random_dataset, random_images, small_settings
+from conftest import FAMILIES, SMALL, random_dataset, random_images, small_settings
 from flax import linen as nn
 
 from jaxcnn.data import augment
@@ -52,7 +52,8 @@ def _train(programs, state, first):
         "lenet",
         *(
             pytest.param(name, marks=[pytest.mark.slow, pytest.mark.ci])
-            for name in ("mobilenet", "resnet", "densenet")
+            for name in FAMILIES
+            if name != "lenet"
         ),
     ],
 )

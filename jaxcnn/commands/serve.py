@@ -1,8 +1,8 @@
 """Serves a page on this machine on which to try networks with images of one's own.
 
 jaxcnn serve runs/lenet runs/mobilenet
-jaxcnn serve runs/mobilenet --pretrained lenet --port 8080
-jaxcnn serve --pretrained lenet mobilenet
+jaxcnn serve runs/mobilenet --pretrained net.safetensors --port 8080
+jaxcnn serve --pretrained first.safetensors second.safetensors
 
 Programs send the content of an image file to /api/predict and get JSON. Images
 go to this machine alone and are written nowhere. Needs the extra serve:

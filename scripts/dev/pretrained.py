@@ -1,6 +1,6 @@
 r"""Makes the weights that are part of the package from finished runs.
 
-python scripts/dev/pretrained.py --run study/cifar10/lenet-seed0 study/cifar10/mobilenet-seed0
+python scripts/dev/pretrained.py --run study/night/runs/lenet-seed0 study/night/runs/mobilenet-seed0
 python scripts/dev/pretrained.py --examples    # only writes tests/data/pretrained.npz again
 
 Of each run's newest checkpoint comes jaxcnn/pretrained/weights/NETWORK.safetensors, parameters in
