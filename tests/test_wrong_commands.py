@@ -40,9 +40,9 @@ def test_every_verb_flag_and_key_is_found(wrong_trials):
 
 
 def test_the_same_seed_gives_the_same_trials_of_all_kinds(wrong_trials):
-    drawn = wrong_trials.draw(3, 100)
-    assert drawn == wrong_trials.draw(3, 100) and drawn[:50] != wrong_trials.draw(4, 50)
-    assert len({repr(trial) for trial in drawn}) == 100
+    drawn = wrong_trials.draw(3, 200)
+    assert drawn == wrong_trials.draw(3, 200) and drawn[:50] != wrong_trials.draw(4, 50)
+    assert len({repr(trial) for trial in drawn}) == 200
     assert {trial.verb for trial in drawn} == set(cli.VERBS)
     assert {d.kind for trial in drawn for d in trial.damages} >= {"cut", "flip", "replace"}
     for trial in drawn:  # nothing outside of the trial's folder
