@@ -5,10 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from jaxcnn import ops
-from jaxcnn.models import layers
+from jaxcnn.models import base, layers
 
 
 class DenseLayer(nn.Module):
@@ -39,7 +38,7 @@ class DenseLayer(nn.Module):
         return nn.Dropout(self.drop_rate, deterministic=not train)(x)
 
 
-class DenseNet(nn.Module):
+class DenseNet(base.Network):
     """A 3x3 stem, dense blocks joined by transitions, and a classifier.
 
     Attributes:
@@ -53,11 +52,6 @@ class DenseNet(nn.Module):
         remat: Recompute each layer in the backward pass in place of keeping its intermediate
             arrays: same numbers, less memory, more time (arXiv:1707.06990). It changes nothing
             where a block is one operation, which needs little memory anyway.
-        num_classes: Number of classes, K.
-        dtype: Compute dtype; parameters are float32.
-        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
-        norm_groups: Equal parts of a batch, each of which the norms normalize alone.
-        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     blocks: tuple[int, ...]
@@ -67,17 +61,12 @@ class DenseNet(nn.Module):
     compression: float = 0.5
     drop_rate: float = 0.0
     remat: bool = False
-    num_classes: int = 10
-    dtype: DTypeLike = jnp.float32
-    ops: str = "fast"
-    norm_groups: int = 1
-    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "densenet", smallest=2 ** (len(self.blocks) - 1))
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
+        make = self.layer_factory()
         stem = make.conv(self.stem or 2 * self.growth_rate, 3, name="stem_conv")
         x = stem(images.astype(self.dtype))
         # Asked once: it decides for the transitions, too.

@@ -7,6 +7,7 @@ the primitives of lax and the arithmetic of flax ("stock").
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +55,10 @@ class LayerFactory:
         padding: str = "SAME",
         groups: int = 1,
         use_bias: bool = False,
+        kind: "type[Conv] | None" = None,
     ) -> "Conv":
-        """A square convolution; see `Conv`. `name` is needed outside `setup`."""
-        return Conv(
+        """A square convolution, `Conv` or a `kind` of it. `name` is needed outside `setup`."""
+        return (kind or Conv)(
             features=features,
             kernel_size=kernel_size,
             strides=strides,
@@ -68,18 +70,19 @@ class LayerFactory:
             name=name,
         )
 
-    def norm(self, *, name: str | None = None) -> "BatchNorm":
-        """A batch norm; see `BatchNorm`. `name` is needed outside `setup`."""
-        return BatchNorm(self.dtype, self.norm_groups, self.ops, self.norm_momentum, name=name)
+    def norm(self, *, name: str | None = None, **fields: Any) -> "BatchNorm":
+        """A batch norm; `fields` as in `BatchNorm`. `name` is needed outside `setup`."""
+        common = (self.dtype, self.norm_groups, self.ops, self.norm_momentum)
+        return BatchNorm(*common, name=name, **fields)
 
     def relu(self, x: jax.Array) -> jax.Array:
         """ReLU of a sum that is kept for what follows."""
         return nn.relu(x) if self.ops == "stock" else ops.relu(x)
 
-    def max_pool(self, x: jax.Array) -> jax.Array:
-        """The largest of each 2x2 pixels: `[B, H, W, C]` to `[B, H / 2, W / 2, C]`."""
+    def max_pool(self, x: jax.Array, window: tuple[int, int] = (2, 2)) -> jax.Array:
+        """The largest of each window: `[B, H, W, C]` to `[B, H / 2, W / 2, C]` for one of 2x2."""
         pool = nn.max_pool if self.ops == "stock" else ops.max_pool
-        return pool(x, (2, 2), strides=(2, 2))
+        return pool(x, window, strides=window)
 
     def avg_pool(self, x: jax.Array) -> jax.Array:
         """The mean of each 2x2 pixels: `[B, H, W, C]` to `[B, H / 2, W / 2, C]`."""

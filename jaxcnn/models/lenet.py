@@ -3,30 +3,17 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from jaxcnn import ops
-from jaxcnn.models import layers
+from jaxcnn.models import base, layers
 
 
-class LeNet(nn.Module):
+class LeNet(base.Network):
     """LeNet-5 (LeCun et al. 1998, fig. 2) with ReLU and max-pooling, as the study trains it.
 
-    Attributes:
-        num_classes: Number of classes, K.
-        dtype: Compute dtype; parameters are float32.
-        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
-        norm_groups: Changes nothing, as there are no norms.
-        norm_momentum: Likewise.
+    There are no norms, so `norm_groups` and `norm_momentum` change nothing.
     """
-
-    num_classes: int = 10
-    dtype: DTypeLike = jnp.float32
-    ops: str = "fast"
-    norm_groups: int = 1
-    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -37,7 +24,7 @@ class LeNet(nn.Module):
         """
         del train
         layers.check_images(images, "lenet", smallest=16)
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
+        make = self.layer_factory()
         x = images.astype(self.dtype)
         for index, features in enumerate((6, 16), start=1):
             conv = make.conv(features, 5, padding="VALID", use_bias=True, name=f"conv{index}")

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from jaxcnn.models import layers
+from jaxcnn.models import base, layers
 
 
 class SeparableBlock(nn.Module):
@@ -44,7 +42,7 @@ class SeparableBlock(nn.Module):
         return self.pointwise_norm(self.pointwise_conv(x), train=train, with_relu=True)
 
 
-class MobileNet(nn.Module):
+class MobileNet(base.Network):
     """A 3x3 stem of 32 channels, separable blocks, and a classifier.
 
     Attributes:
@@ -53,28 +51,18 @@ class MobileNet(nn.Module):
         width: Width multiplier alpha (sec. 3.3): every layer has int(alpha * channels) channels,
             and 8 at least.
         remat: Recompute each block in the backward pass in place of keeping its arrays.
-        num_classes: Number of classes, K.
-        dtype: Compute dtype; parameters are float32.
-        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
-        norm_groups: Equal parts of a batch, each of which the norms normalize alone.
-        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     blocks: tuple[tuple[int, int], ...]
     stem_strides: int
     width: float = 1.0
     remat: bool = False
-    num_classes: int = 10
-    dtype: DTypeLike = jnp.float32
-    ops: str = "fast"
-    norm_groups: int = 1
-    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "mobilenet", smallest=1)
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
+        make = self.layer_factory()
         stem = make.conv(self.scaled(32), 3, strides=self.stem_strides, name="stem_conv")
         norm = make.norm(name="stem_norm")
         x = stem(images.astype(self.dtype))

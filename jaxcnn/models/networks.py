@@ -7,8 +7,13 @@ from flax import linen as nn
 from jaxcnn.errors import UserError
 from jaxcnn.models import densenet, layers, lenet, mobilenet, resnet, speedrun
 
-_FAMILIES = {"lenet": lenet, "resnet": resnet, "densenet": densenet, "mobilenet": mobilenet}
-_FAMILIES["speedrun"] = speedrun
+_FAMILIES = {
+    "lenet": lenet,
+    "resnet": resnet,
+    "densenet": densenet,
+    "mobilenet": mobilenet,
+    "speedrun": speedrun,
+}
 
 FAMILY = {name: family for family, module in _FAMILIES.items() for name in module.VARIANTS}
 """Family of each variant, those of the study first, in its order."""

@@ -5,9 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from jaxcnn.models import layers
+from jaxcnn.models import base, layers
 
 
 class ResidualBlock(nn.Module):
@@ -67,7 +66,7 @@ class ResidualBlock(nn.Module):
         return self.make.norm(name="shortcut_norm")(x, train=train)
 
 
-class ResNet(nn.Module):
+class ResNet(base.Network):
     """A 3x3 stem, stages of residual blocks, and a classifier.
 
     Attributes:
@@ -77,11 +76,6 @@ class ResNet(nn.Module):
         shortcut: "projection" or "padded", see ResidualBlock.
         plain: Leave out all shortcuts: the plain networks of the paper's figures 4 and 6.
         remat: Recompute each block in the backward pass in place of keeping its arrays.
-        num_classes: Number of classes, K.
-        dtype: Compute dtype; parameters are float32.
-        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
-        norm_groups: Equal parts of a batch, each of which the norms normalize alone.
-        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     blocks: tuple[int, ...]
@@ -90,18 +84,13 @@ class ResNet(nn.Module):
     shortcut: str = "projection"
     plain: bool = False
     remat: bool = False
-    num_classes: int = 10
-    dtype: DTypeLike = jnp.float32
-    ops: str = "fast"
-    norm_groups: int = 1
-    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps float `[B, H, W, C]` to float32 logits `[B, K]`."""
         layers.check_images(images, "resnet", smallest=2 ** (len(self.blocks) - 1))
         block_type = layers.recomputed(ResidualBlock) if self.remat else ResidualBlock
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
+        make = self.layer_factory()
         x = make.conv(self.widths[0], 3, name="stem_conv")(images.astype(self.dtype))
         x = make.norm(name="stem_norm")(x, train=train, with_relu=True)
         for stage, (blocks, width) in enumerate(

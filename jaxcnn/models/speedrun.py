@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from jaxcnn import ops
-from jaxcnn.models import layers, whitening
+from jaxcnn.models import base, layers, whitening
 from jaxcnn.models.groups import WHITENING
 from jaxcnn.ops.pixels import PixelStats
 
@@ -63,36 +63,16 @@ class Group(nn.Module):
             x = self.norm(3)(self.conv(3)(_gelu(x)), train=train) + entered
         return _gelu(x)
 
-    def conv(self, index: int) -> DiracConv:
+    def conv(self, index: int) -> layers.Conv:
         """The 3x3 convolution of a number."""
-        make = self.make
-        return DiracConv(
-            features=self.features,
-            kernel_size=3,
-            strides=1,
-            padding="SAME",
-            groups=1,
-            use_bias=False,
-            dtype=make.dtype,
-            ops=make.ops,
-            name=f"conv{index}",
-        )
+        return self.make.conv(self.features, 3, kind=DiracConv, name=f"conv{index}")
 
     def norm(self, index: int) -> layers.BatchNorm:
         """The norm of a number."""
-        make = self.make
-        return layers.BatchNorm(
-            make.dtype,
-            make.norm_groups,
-            make.ops,
-            make.norm_momentum,
-            epsilon=EPSILON,
-            use_scale=False,
-            name=f"norm{index}",
-        )
+        return self.make.norm(epsilon=EPSILON, use_scale=False, name=f"norm{index}")
 
 
-class Speedrun(nn.Module):
+class Speedrun(base.Network):
     """A whitening convolution, groups, the largest of 3x3 positions, and a classifier.
 
     Images of 32x32 pixels end in one position. Of larger ones the classifier takes the mean of
@@ -103,22 +83,12 @@ class Speedrun(nn.Module):
         is_residual: See `Group`.
         width: Multiplies `widths`.
         remat: Recompute each group in the backward pass in place of keeping its arrays.
-        num_classes: Number of classes, K.
-        dtype: Compute dtype; parameters are float32.
-        ops: "fast" (`jaxcnn.ops`) or "stock" (the primitives of lax and flax).
-        norm_groups: Equal parts of a batch, each of which the norms normalize alone.
-        norm_momentum: Kept fraction of the norms' running statistics.
     """
 
     widths: tuple[int, ...]
     is_residual: bool = False
     width: float = 1.0
     remat: bool = False
-    num_classes: int = 10
-    dtype: DTypeLike = jnp.float32
-    ops: str = "fast"
-    norm_groups: int = 1
-    norm_momentum: float = layers.NORM_MOMENTUM
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -126,16 +96,12 @@ class Speedrun(nn.Module):
         # Each group halves what the first convolution leaves, the image less a row and a column.
         layers.check_images(images, "speedrun", smallest=1 + 2 ** len(self.widths))
         group = layers.recomputed(Group) if self.remat else Group
-        make = layers.LayerFactory(self.dtype, self.ops, self.norm_groups, self.norm_momentum)
-        whiten = whitening.WhiteningConv(
-            features=8 * images.shape[-1],
-            kernel_size=2,
-            strides=1,
+        make = self.layer_factory()
+        whiten = make.conv(
+            *(8 * images.shape[-1], 2),
+            kind=whitening.WhiteningConv,
             padding="VALID",
-            groups=1,
             use_bias=True,
-            dtype=self.dtype,
-            ops=self.ops,
             name=WHITENING,
         )
         x = _gelu(whiten(images.astype(self.dtype)))
@@ -144,8 +110,7 @@ class Speedrun(nn.Module):
             x = group(features, self.is_residual, make, name=f"group{index}")(x, train)
         # Maps of fewer than 3x3 positions are one window.
         window = (min(3, x.shape[1]), min(3, x.shape[2]))
-        pool = nn.max_pool if self.ops == "stock" else ops.max_pool
-        means = jnp.mean(pool(x, window, strides=window), axis=(1, 2))
+        means = jnp.mean(make.max_pool(x, window), axis=(1, 2))
         classifier = nn.Dense(
             self.num_classes,
             use_bias=False,
