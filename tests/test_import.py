@@ -11,9 +11,10 @@ from exchange_helpers import CASES, SHAPE, Torch, described, layout, random_stat
 from jaxcnn import models
 from jaxcnn.data.augment import PixelStats
 from jaxcnn.evaluate.run import Run
-from jaxcnn.exchange import importing, match, names, network, orders, safetensors, sources
+from jaxcnn.exchange import importing, match, names, network, orders, sources
 from jaxcnn.exchange.network import flatten, from_torch, to_torch
 from jaxcnn.exchange.torch_file import write
+from jaxcnn.models import safetensors
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -15,8 +15,8 @@ from jaxcnn.data import Split
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import weights as weights_of
 from jaxcnn.evaluate.run import Run
-from jaxcnn.exchange import safetensors, weights
-from jaxcnn.models import lenet, pretrained, resnet
+from jaxcnn.exchange import weights
+from jaxcnn.models import lenet, pretrained, resnet, safetensors
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import WarningKeeper
 from jaxcnn.runtime.signals import Interrupted

@@ -16,8 +16,8 @@ from jaxcnn.data import locate
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.classifier import Classifier
 from jaxcnn.evaluate.run import Run
-from jaxcnn.exchange import safetensors, weights
-from jaxcnn.models import lenet, pretrained
+from jaxcnn.exchange import weights
+from jaxcnn.models import lenet, pretrained, safetensors
 from jaxcnn.train import fit
 
 ROOT = Path(__file__).parents[1]

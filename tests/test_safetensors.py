@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.errors import UserError
-from jaxcnn.exchange import safetensors
+from jaxcnn.models import safetensors
 
 ARRAYS = {
     "params/conv/kernel": np.arange(24, dtype=np.float16).reshape(2, 3, 4) / 7,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from jaxcnn.errors import UserError
 from jaxcnn.exchange import torch_file, torch_pickle
-from jaxcnn.exchange.torch_pickle import RefusedPickleError
+from jaxcnn.exchange.torch_values import RefusedPickleError
 
 ARRAYS = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),

@@ -114,7 +114,7 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 def _benchmark(exported: subject.Subject, out: Path | None, data: Dataset | None) -> None:
     """Prints how fast the formats are, and writes it as JSON."""
-    write_int8 = None if data is None else lambda path: int8.write(exported, path, data)
+    write_int8 = None if data is None else lambda plain, path: int8.write(plain, path, data)
     report = benchmark.measure(exported, write_int8, say=warn)
     try:  # whichever of the two fails, the other one has the result
         print(benchmark.as_text(report))

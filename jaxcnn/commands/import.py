@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     made = importing.settings(args.model, options, dataset, given or unknown, args.file)
     into = network.describe(args.model, made.create_model(), made.facts.image_shape)
     matched = match.match(
-        found, into, args.source, is_ordered=args.file.suffix.lower() != ".safetensors"
+        found, into, args.source, is_ordered=not importing.is_safetensors(args.file)
     )
     print("\n".join(match.as_text(matched.rows)))
     if matched.faults:

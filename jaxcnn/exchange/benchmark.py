@@ -21,16 +21,14 @@ SECONDS, LEAST_CALLS = 2.0, 10
 
 def measure(
     subject: Subject,
-    int8: Callable[[Path], Any] | None = None,
-    seconds: float = SECONDS,
+    int8: Callable[[Path, Path], Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Times this program, StableHLO and ONNX on the same random images.
 
     Args:
         subject: The network.
-        int8: Writes the 8-bit ONNX model to a file, to be timed as well.
-        seconds: Of each measurement.
+        int8: Writes the 8-bit model of an ONNX file to another file, to be timed as well.
         say: Gets the name of what is timed.
     """
     random = np.random.default_rng(0)
@@ -42,14 +40,12 @@ def measure(
         onnx_file.write(subject, onnx)
         files = {"stablehlo": stable, "onnx": onnx}
         if int8:
-            int8(small)
+            int8(onnx, small)
             files["onnx int8"] = small
         for name in ("jaxcnn", *files):
             say(f"timing {name}")
             times = {
-                batch: _median_seconds(
-                    _predictor(subject, files.get(name), batch), images[:batch], seconds
-                )
+                batch: _median_seconds(_predictor(subject, files.get(name), batch), images[:batch])
                 for batch in (LATENCY_BATCH, THROUGHPUT_BATCH)
             }
             rows.append(
@@ -79,11 +75,11 @@ def _predictor(subject: Subject, file: Path | None, batch: int) -> exporting.Pre
     return stablehlo.read(file) if file.suffix == ".stablehlo" else onnx_file.read(file)
 
 
-def _median_seconds(predict: exporting.Predictor, images: np.ndarray, seconds: float) -> float:
+def _median_seconds(predict: exporting.Predictor, images: np.ndarray) -> float:
     predict(images)  # compiles
     times: list[float] = []
     begin = time.perf_counter()
-    while len(times) < LEAST_CALLS or time.perf_counter() - begin < seconds:
+    while len(times) < LEAST_CALLS or time.perf_counter() - begin < SECONDS:
         before = time.perf_counter()
         predict(images)
         times.append(time.perf_counter() - before)

@@ -1,7 +1,6 @@
 """Exports a run's network to a file, reads it back, and keeps it only if it computes the same."""
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcnn.errors import UserError, outside_reason
-from jaxcnn.exchange import onnx_file, safetensors, stablehlo, state_dict, weights
+from jaxcnn.exchange import onnx_file, stablehlo, state_dict, weights
 from jaxcnn.exchange.subject import Subject
-from jaxcnn.models.pretrained import CARD
+from jaxcnn.models import safetensors
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 """From uint8 `[N, H, W, C]` to float32 logits `[N, K]`."""
@@ -107,7 +106,7 @@ def export_weights(subject: Subject, format: str, path: Path, names: str = "") -
             found = state_dict.read(subject, temporary, names)
         else:
             card = weights.card(subject.run, subject.run.name, subject.step)
-            safetensors.write(temporary, subject.arrays, {CARD: json.dumps(card, allow_nan=False)})
+            safetensors.write(temporary, subject.arrays, weights.metadata(card))
             found = safetensors.read(temporary).arrays
         if other := [
             name

@@ -18,9 +18,10 @@ from jaxcnn.data import Dataset, Split
 from jaxcnn.data.augment import PixelStats
 from jaxcnn.data.cifar10 import published
 from jaxcnn.errors import UserError
-from jaxcnn.exchange import safetensors, torch_file
+from jaxcnn.exchange import torch_file
 from jaxcnn.exchange.network import unflatten
-from jaxcnn.exchange.torch_pickle import shown
+from jaxcnn.exchange.torch_values import shown
+from jaxcnn.models import safetensors
 from jaxcnn.models.pretrained import read_card
 from jaxcnn.run.checkpoint import Checkpoints
 from jaxcnn.run.folder import RunDir
@@ -39,10 +40,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     Raises:
         UserError: If it cannot be read, is damaged or holds more than arrays.
     """
-    if path.suffix.lower() != safetensors.SUFFIX:
+    if not is_safetensors(path):
         return torch_file.read(path), None
     arrays, metadata = safetensors.read(path)
     return arrays, read_card(path, metadata)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file's name says that it is a safetensors file."""
+    return path.suffix.lower() == safetensors.SUFFIX
 
 
 def pixels_of(card: Mapping[str, Any] | None) -> PixelStats | None:

@@ -48,23 +48,26 @@ def dataset_of(run: Run, data_dir: str = "") -> Dataset:
     return run.dataset(data_dir=data_dir)
 
 
-def write(subject: Subject, path: Path, dataset: Dataset) -> int:
-    """Writes the 8-bit model and returns the number of images on which it was calibrated."""
+def write(plain: Path, path: Path, dataset: Dataset) -> int:
+    """Writes the 8-bit model of a float one; returns the number of images that calibrated it.
+
+    Args:
+        plain: An ONNX file of `onnx_file.write`.
+        path: The file to write.
+        dataset: The run's data, of which training images are taken.
+    """
     from jaxcnn.exchange import onnx_int8
 
     train = dataset.train.images
     count = min(onnx_int8.CALIBRATION_IMAGES, len(train))
     # From the whole split, in which images may be sorted by class.
     chosen = np.linspace(0, len(train) - 1, count).astype(int)
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "float.onnx"
-        onnx_file.write(subject, plain)
-        onnx_int8.quantize(plain, path, train[chosen])
+    onnx_int8.quantize(plain, path, train[chosen])
     return count
 
 
 def export(subject: Subject, path: Path, dataset: Dataset) -> Scores:
-    """Writes the 8-bit model and evaluates it as the float one.
+    """Writes the 8-bit model and evaluates both it and the float one.
 
     Raises:
         UserError: If it cannot be written, or loses too much; then it is not there.
@@ -73,7 +76,7 @@ def export(subject: Subject, path: Path, dataset: Dataset) -> Scores:
     with tempfile.TemporaryDirectory() as folder, exporting.replacing(path) as temporary:
         plain = Path(folder) / "float.onnx"
         onnx_file.write(subject, plain)
-        count = write(subject, temporary, dataset)
+        count = write(plain, temporary, dataset)
         before, after = (
             _accuracy(onnx_file.read(file), images, labels) for file in (plain, temporary)
         )

@@ -24,24 +24,23 @@ def _rows(**templates: Callable[..., str]) -> tuple[Row, ...]:
 KUANGLIU_LENET = _rows(
     convN=lambda i: f"conv{i}", denseN=lambda i: f"fc{i}", classifier=lambda: "fc3"
 )
-KUANGLIU_RESNET = _rows(
-    stem_conv=lambda: "conv1",
-    stem_norm=lambda: "bn1",
-    stageN_blockN__convN=lambda s, b, i: f"layer{s}.{b - 1}.conv{i}",
-    stageN_blockN__normN=lambda s, b, i: f"layer{s}.{b - 1}.bn{i}",
-    stageN_blockN__shortcut_conv=lambda s, b: f"layer{s}.{b - 1}.shortcut.0",
-    stageN_blockN__shortcut_norm=lambda s, b: f"layer{s}.{b - 1}.shortcut.1",
-    classifier=lambda: "linear",
-)
-TORCHVISION_RESNET = _rows(
-    stem_conv=lambda: "conv1",
-    stem_norm=lambda: "bn1",
-    stageN_blockN__convN=lambda s, b, i: f"layer{s}.{b - 1}.conv{i}",
-    stageN_blockN__normN=lambda s, b, i: f"layer{s}.{b - 1}.bn{i}",
-    stageN_blockN__shortcut_conv=lambda s, b: f"layer{s}.{b - 1}.downsample.0",
-    stageN_blockN__shortcut_norm=lambda s, b: f"layer{s}.{b - 1}.downsample.1",
-    classifier=lambda: "fc",
-)
+
+
+def _resnet(shortcut: str, classifier: str) -> tuple[Row, ...]:
+    """The names of torchvision's ResNet, but for the shortcuts and the classifier."""
+    return _rows(
+        stem_conv=lambda: "conv1",
+        stem_norm=lambda: "bn1",
+        stageN_blockN__convN=lambda s, b, i: f"layer{s}.{b - 1}.conv{i}",
+        stageN_blockN__normN=lambda s, b, i: f"layer{s}.{b - 1}.bn{i}",
+        stageN_blockN__shortcut_conv=lambda s, b: f"layer{s}.{b - 1}.{shortcut}.0",
+        stageN_blockN__shortcut_norm=lambda s, b: f"layer{s}.{b - 1}.{shortcut}.1",
+        classifier=lambda: classifier,
+    )
+
+
+KUANGLIU_RESNET = _resnet("shortcut", "linear")
+TORCHVISION_RESNET = _resnet("downsample", "fc")
 # Layers of a sequence with a ReLU behind each norm but the last: conv, norm, ReLU, conv, ...
 WEIAICUNZAI_RESNET = _rows(
     stem_conv=lambda: "conv1.0",

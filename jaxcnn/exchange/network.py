@@ -3,13 +3,12 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from jaxcnn import models
-from jaxcnn.models import summary
+from jaxcnn.models import pretrained, summary
 
 # Names of a layer's arrays here and in PyTorch, in the order in which PyTorch has them.
 _NORM = {
@@ -78,11 +77,7 @@ class Network(NamedTuple):
 
 def describe(name: str, module: nn.Module, image_shape: tuple[int, int, int]) -> Network:
     """Returns the layers and shapes of a network, without computing anything."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    tree = jax.eval_shape(
-        lambda key, x: module.init(key, x, train=False), jax.random.key(0), images
-    )
-    shapes = {path: leaf.shape for path, leaf in flatten(tree).items()}
+    shapes = pretrained.shapes(module, image_shape)
     layers = []
     for row in summary.layers(module, image_shape):
         kind = row.kind if row.kind in ("dense", "norm") else "conv"
@@ -98,22 +93,13 @@ def describe(name: str, module: nn.Module, image_shape: tuple[int, int, int]) ->
 
 def flatten(variables: Any) -> dict[str, Any]:
     """Returns the leaves of {"params", "batch_stats"} by path, such as "params/conv1/kernel"."""
-    return {
-        "/".join(str(key.key) for key in path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    }
+    flat: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
+    return flat
 
 
 def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
     """Returns what `flatten` was given; "batch_stats" is there also where it is empty."""
-    tree: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for path, array in arrays.items():
-        *names, last = path.split("/")
-        place = tree
-        for name in names:
-            place = place.setdefault(name, {})
-        place[last] = array
-    return tree
+    return {"params": {}, "batch_stats": {}, **traverse_util.unflatten_dict(arrays, sep="/")}
 
 
 def from_torch(array: np.ndarray) -> np.ndarray:

@@ -1,24 +1,22 @@
 """A network as an ONNX graph: the architectures once more, in the operations of ONNX.
 
-Arrays are [B, C, H, W] inside, as most runtimes compute. Whether the graph means the network is not
-taken on trust: every export is compared with it, see `exporting`.
+Arrays are [B, C, H, W] inside, as most runtimes compute. Every export is compared with the network
+itself, see `exporting`.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 import jaxcnn
 from jaxcnn.exchange import network, orders, weights
+from jaxcnn.exchange.onnx_layers import Graph
 from jaxcnn.exchange.subject import Subject
 from jaxcnn.models import speedrun
 from jaxcnn.models.groups import WHITENING
-from jaxcnn.models.layers import NORM_EPSILON
-from jaxcnn.ops.pixels import PixelStats
 
 OPSET = 17
 """Version of the operations, of 2022; every runtime since then has them."""
@@ -31,7 +29,7 @@ INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 def build(subject: Subject) -> onnx.ModelProto:
     """Returns the model: uint8 `[batch, H, W, C]` to float32 `[batch, K]`; card in its metadata."""
-    graph = _Graph(subject.arrays)
+    graph = Graph(subject.arrays)
     x = graph.normalized(INPUT, subject.run.settings.pixel_stats)
     logits = _FAMILIES[subject.network.family](graph, subject.network, x)
     graph.add("Identity", [logits], name=OUTPUT)
@@ -55,125 +53,21 @@ def build(subject: Subject) -> onnx.ModelProto:
         producer_version=jaxcnn.__version__,
     )
     card = weights.card(subject.run, subject.run.name, subject.step)
-    helper.set_model_props(model, {weights.CARD: json.dumps(card, allow_nan=False)})
+    helper.set_model_props(model, weights.metadata(card))
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-class _Graph:
-    """Nodes and constants that are being collected.
-
-    Attributes:
-        nodes: In order of use.
-        constants: Weights and other fixed arrays.
-    """
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        """Takes the weights, by path."""
-        self._arrays = arrays
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def add(self, operation: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
-        """Adds a node and returns the name of its only output, by default a number."""
-        name = name or f"{operation}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
-        return name
-
-    def constant(self, name: str, array: Any, dtype: Any = np.float32) -> str:
-        """Adds a constant and returns its name."""
-        content = np.ascontiguousarray(array, dtype)
-        self.constants.append(numpy_helper.from_array(content, name))
-        return name
-
-    def normalized(self, images: str, stats: PixelStats) -> str:
-        """uint8 [B, H, W, C] to float32 [B, C, H, W], as `ops.pixels.normalize` computes it."""
-        mean, std = (np.asarray(row).reshape(1, -1, 1, 1) for row in stats)
-        x = self.add("Cast", [images], to=TensorProto.FLOAT)
-        x = self.add("Transpose", [x], perm=[0, 3, 1, 2])
-        x = self.add("Mul", [x, self.constant("pixel_scale", 1 / (255 * std))])
-        return self.add("Sub", [x, self.constant("pixel_shift", mean / std)])
-
-    def conv(self, x: str, layer: str, stride: int = 1, padding: str = "SAME") -> str:
-        """A square convolution, depthwise if its kernel has one input channel of several."""
-        collection = "batch_stats" if layer == WHITENING else "params"
-        kernel = self._arrays[f"{collection}/{layer}/kernel"]
-        margin = kernel.shape[0] // 2 if padding == "SAME" else 0
-        names = [x, self.constant(f"{layer}/kernel", network.to_torch(kernel))]
-        if (bias := f"params/{layer}/bias") in self._arrays:
-            names.append(self.constant(f"{layer}/bias", self._arrays[bias]))
-        return self.add(
-            "Conv",
-            names,
-            name=layer,
-            kernel_shape=list(kernel.shape[:2]),
-            strides=[stride, stride],
-            pads=[margin] * 4,
-            group=kernel.shape[3] if layer.endswith("depthwise_conv") else 1,
-        )
-
-    def norm(self, x: str, layer: str, epsilon: float = NORM_EPSILON) -> str:
-        """A batch norm by its running statistics; runtimes fold it into a convolution before it."""
-        paths = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
-        arrays = {path.rpartition("/")[2]: self._arrays.get(path.format(layer)) for path in paths}
-        if arrays["scale"] is None:
-            arrays["scale"] = np.ones_like(arrays["bias"])
-        names = [self.constant(f"{layer}/{name}", array) for name, array in arrays.items()]
-        return self.add("BatchNormalization", [x, *names], name=layer, epsilon=epsilon)
-
-    def norm_relu(self, x: str, layer: str) -> str:
-        """A batch norm and ReLU."""
-        return self.relu(self.norm(x, layer))
-
-    def relu(self, x: str) -> str:
-        """ReLU."""
-        return self.add("Relu", [x])
-
-    def gelu(self, x: str) -> str:
-        """GELU; an operation of that name is younger than `OPSET`."""
-        # The names of constants are those of nodes, which are numbered.
-        number = len(self.nodes)
-        halved, one = self.constant(f"half_{number}", 0.5), self.constant(f"one_{number}", 1.0)
-        root = self.constant(f"root_{number}", 0.5**0.5)
-        y = self.add("Add", [self.add("Erf", [self.add("Mul", [x, root])]), one])
-        return self.add("Mul", [self.add("Mul", [x, halved]), y])
-
-    def pool(self, x: str, operation: str, window: Sequence[int] = (2, 2)) -> str:
-        """Of each 2x2 pixels, or those of another window: "MaxPool" or "AveragePool"."""
-        return self.add(operation, [x], kernel_shape=list(window), strides=list(window))
-
-    def dense(self, x: str, layer: str, kernel: np.ndarray | None = None) -> str:
-        """A dense layer of [B, C]; `kernel` replaces its own."""
-        own = self._arrays[f"params/{layer}/kernel"] if kernel is None else kernel
-        names = [x, self.constant(f"{layer}/kernel", own)]
-        if (bias := f"params/{layer}/bias") in self._arrays:
-            names.append(self.constant(f"{layer}/bias", self._arrays[bias]))
-        return self.add("Gemm", names, name=layer)
-
-    def classifier(self, x: str) -> str:
-        """The mean over all positions, and the dense layer "classifier"."""
-        return self.dense(self.add("Flatten", [self.add("GlobalAveragePool", [x])]), "classifier")
-
-    def channels(self, layer: str) -> tuple[int, int]:
-        """Input and output channels of a convolution."""
-        shape = self._arrays[f"params/{layer}/kernel"].shape
-        return shape[2], shape[3]
-
-    def has(self, layer: str) -> bool:
-        """Whether there is such a convolution."""
-        return f"params/{layer}/kernel" in self._arrays
-
-
-def _lenet(graph: _Graph, of: network.Network, x: str) -> str:
+def _lenet(graph: Graph, of: network.Network, x: str) -> str:
     for layer in ("conv1", "conv2"):
         x = graph.pool(graph.relu(graph.conv(x, layer, padding="VALID")), "MaxPool")
     order = orders.flattened_channels_first(of)["dense1"]
-    kernel = orders.permute(graph._arrays["params/dense1/kernel"], order, inverse=True)
+    kernel = orders.permute(graph.arrays["params/dense1/kernel"], order, inverse=True)
     x = graph.relu(graph.dense(graph.add("Flatten", [x]), "dense1", kernel))
     return graph.dense(graph.relu(graph.dense(x, "dense2")), "classifier")
 
 
-def _resnet(graph: _Graph, of: network.Network, x: str) -> str:
+def _resnet(graph: Graph, of: network.Network, x: str) -> str:
     module: Any = of.module
     x = graph.norm_relu(graph.conv(x, "stem_conv"), "stem_norm")
     for stage, blocks in enumerate(module.blocks, start=1):
@@ -191,7 +85,7 @@ def _resnet(graph: _Graph, of: network.Network, x: str) -> str:
     return graph.classifier(x)
 
 
-def _shortcut(graph: _Graph, block: str, x: str, stride: int, last: int) -> str:
+def _shortcut(graph: Graph, block: str, x: str, stride: int, last: int) -> str:
     """The block's input, brought to the shape of its output."""
     if graph.has(f"{block}/shortcut_conv"):
         x = graph.conv(x, f"{block}/shortcut_conv", stride)
@@ -212,7 +106,7 @@ def _shortcut(graph: _Graph, block: str, x: str, stride: int, last: int) -> str:
     return graph.add("Pad", [x, graph.constant(f"{block}/zeros", zeros, np.int64)])
 
 
-def _densenet(graph: _Graph, of: network.Network, x: str) -> str:
+def _densenet(graph: Graph, of: network.Network, x: str) -> str:
     module: Any = of.module
     x = graph.conv(x, "stem_conv")
     for block, depth in enumerate(module.blocks, start=1):
@@ -228,7 +122,7 @@ def _densenet(graph: _Graph, of: network.Network, x: str) -> str:
     return graph.classifier(graph.norm_relu(x, "final_norm"))
 
 
-def _mobilenet(graph: _Graph, of: network.Network, x: str) -> str:
+def _mobilenet(graph: Graph, of: network.Network, x: str) -> str:
     module: Any = of.module
     x = graph.norm_relu(graph.conv(x, "stem_conv", module.stem_strides), "stem_norm")
     for block, (_, stride) in enumerate(module.blocks, start=1):
@@ -238,7 +132,7 @@ def _mobilenet(graph: _Graph, of: network.Network, x: str) -> str:
     return graph.classifier(x)
 
 
-def _speedrun(graph: _Graph, of: network.Network, x: str) -> str:
+def _speedrun(graph: Graph, of: network.Network, x: str) -> str:
     module: Any = of.module
     x = graph.gelu(graph.conv(x, WHITENING, padding="VALID"))
     for index in range(1, len(module.widths) + 1):
@@ -255,7 +149,7 @@ def _speedrun(graph: _Graph, of: network.Network, x: str) -> str:
     return graph.add("Mul", [logits, graph.constant("logit_scale", 1 / features)])
 
 
-_FAMILIES: dict[str, Callable[[_Graph, network.Network, str], str]] = {
+_FAMILIES: dict[str, Callable[[Graph, network.Network, str], str]] = {
     "lenet": _lenet,
     "resnet": _resnet,
     "densenet": _densenet,

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 from jaxcnn.exchange import torch_pickle
-from jaxcnn.exchange.torch_pickle import RefusedPickleError, Storage, Tensor, shown
+from jaxcnn.exchange.torch_values import RefusedPickleError, Storage, Tensor, shown
 
 LARGEST = 4 << 30
 """Bytes of the longest file that is read."""

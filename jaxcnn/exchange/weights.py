@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from jaxcnn import models
 from jaxcnn.evaluate.run import Run
-from jaxcnn.exchange import safetensors
+from jaxcnn.models import safetensors
 from jaxcnn.models.pretrained import CARD
 from jaxcnn.run.folder import write_atomically
 
@@ -113,12 +113,16 @@ def copy_of(fingerprint: str) -> str:
     return _COPIES.get(digest, "a copy whose pixels are not those that were published")
 
 
+def metadata(card: dict[str, Any]) -> dict[str, str]:
+    """Returns a card as a file's texts have it."""
+    return {CARD: json.dumps(card, allow_nan=False)}
+
+
 def write(path: Path, arrays: dict[str, np.ndarray], card: dict[str, Any]) -> None:
     """Writes a file of weights, with its card in it and beside it as JSON.
 
     Raises:
         UserError: If it cannot be written.
     """
-    text = json.dumps(card, allow_nan=False)
-    safetensors.write(path, arrays, {CARD: text})
+    safetensors.write(path, arrays, metadata(card))
     write_atomically(path.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
