@@ -44,6 +44,15 @@ def test_a_tiny_try_has_no_more_images_than_asked_for(script):
         script.recipe(_options(dtype="float16"))
 
 
+def test_the_stopwatch_stops_before_the_first_step(script, monkeypatch):
+    clock = iter([5.0, 12.5])
+    monkeypatch.setattr(script.time, "perf_counter", lambda: next(clock))
+    watch = script.Stopwatch()
+    watch.say("compiling")
+    watch.start(epochs=1, steps_per_epoch=1, step=0)
+    assert watch.seconds == 7.5
+
+
 def test_digits_take_the_recipe_with_smaller_batches():
     config = execute.configuration(str(ROOT / "configs" / "speedrun.py"), "digits")
     schema.validate(config)
@@ -64,4 +73,4 @@ def test_the_table_has_a_row_for_each_program(script):
     text = script.table(report)
     assert "| jaxcnn | 2 | 91.00 ± 1.41 | 92.00 ± 1.41 | 102.0 ± 2.8 |" in text
     assert "| torch | 1 | 90.00 | 91.00 | 100.0 |" in text
-    assert "compilation, once: 30.0 s" in text
+    assert "before the first step: 30.0 s" in text

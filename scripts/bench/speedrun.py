@@ -7,9 +7,9 @@ python scripts/bench/speedrun.py --table docs/results/speedrun.json
 
 Each training is that of `jaxcnn train`, in a folder that is removed, and is evaluated without and
 with the six views of `jaxcnn evaluate --tta mirror-shifts`. The seconds of its steps are those from
-the first to the last, evaluations left out; what precedes them, mostly the compilation, is told
-apart for the first training, as the others take the compiled program from the cache. With `--peer`
-an implementation in PyTorch (float32, channels_last, eager) takes turns with ours.
+the first to the last, evaluations left out. Those before the first step, mostly compilation, are
+shown for the first training alone: the others take the compiled program from the cache. With
+`--peer` an implementation in PyTorch (float32, channels_last, eager) takes turns with ours.
 """
 
 import argparse
@@ -41,16 +41,11 @@ _TEST_IMAGES = 10_000
 
 
 class Stopwatch(Observer):
-    """Notes when the program is compiled, and when the first step may be taken."""
+    """Measures the seconds from its creation to the first step."""
 
     def __init__(self) -> None:
-        """Begins with no time."""
-        self.seconds = 0.0
-
-    def say(self, text: str) -> None:
-        """Starts at the line before the compilation."""
-        if text == "compiling":
-            self.seconds = -time.perf_counter()
+        """Starts."""
+        self.seconds = -time.perf_counter()
 
     def start(self, *, epochs: int, steps_per_epoch: int, step: int) -> None:
         """Stops before the first step."""
@@ -77,7 +72,7 @@ def recipe(options: argparse.Namespace) -> Any:
 
 
 def train(config: Any, dataset: Dataset, seed: int) -> dict[str, Any]:
-    """Trains with one seed; returns accuracies, and seconds of the steps and of what precedes."""
+    """Trains with one seed; returns accuracies, and seconds of the steps and before them."""
     config.seed = seed
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +126,7 @@ def table(report: dict[str, Any]) -> str:
             tables.markdown(header, rows),
             "",
             f"{report['network']}, {report['epochs']} epochs of {report['images']:,} images, "
-            f"{report['dtype']}; compilation, once: {first:.1f} s. {report['machine']}, "
+            f"{report['dtype']}; before the first step: {first:.1f} s. {report['machine']}, "
             f"jax {report['jax']}; data: {report['data']}.",
         ]
     )

