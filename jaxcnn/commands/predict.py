@@ -2,7 +2,7 @@
 
 jaxcnn predict runs/mobilenet car.jpg ship.png holidays/ '*.webp'
 jaxcnn predict runs/mobilenet car.jpg --json --picture car_classified.png
-jaxcnn predict --pretrained net.safetensors car.jpg
+jaxcnn predict --pretrained mobilenet.safetensors car.jpg
 """
 
 import argparse

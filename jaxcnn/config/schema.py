@@ -73,7 +73,7 @@ class ModelConfig(recipe.ModelRecipe):
         "but depends on the number of devices",
     )
     plain: bool | None = setting(bool, ANY, "ResNet without shortcuts")
-    width: float | None = setting(float, within(0.01, 100), "MobileNet width multiplier")
+    width: float | None = setting(float, within(0.01, 100), "MobileNet, speedrun: width multiplier")
     growth_rate: int | None = setting(
         int, within(1, 10_000), "DenseNet: new channels of each layer"
     )

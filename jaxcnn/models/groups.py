@@ -8,11 +8,11 @@ HEAD = "classifier"
 """Name of the layer that gives the logits, in every network."""
 
 WHITENING = "whitening"
-"""Name of a layer that whitens images by a kernel that is a statistic of them, in every network."""
+"""Name of the layer that whitens images, see `whitening`, in every network that has one."""
 
 GROUPS = ("kernel", "depthwise", "head", "norm", "whitening")
-"""Kernels of convolutions and dense layers; of depthwise convolutions; of the classifier; then all
-scales and biases, but those of a whitening layer, which are a group of their own."""
+"""Kernels of convolutions and dense layers; of depthwise convolutions; of the classifier; scales
+and biases; the bias of a whitening layer."""
 
 
 def parameter_group(path: tuple[Any, ...]) -> str:
@@ -35,9 +35,9 @@ def is_head(path: str) -> bool:
 
 
 def with_fixed(before: Any, after: Any) -> Any:
-    """Returns `after` with those of its "batch_stats" as `before` that no step changes.
+    """Returns the "batch_stats" `after`, but for kernels, which no step changes, as in `before`.
 
-    These are kernels, see `whitening`. Their mean with themselves would not be the same bytes.
+    See `whitening`. A mean of equal kernels may differ from them by rounding.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, old, new: old if path[-1].key == "kernel" else new, before, after

@@ -31,7 +31,7 @@ class Weights(NamedTuple):
     """The weights that a run begins with.
 
     Attributes:
-        name: The value of `train.init_from`, after the words for what kind of name it is.
+        name: What `train.init_from` names, in words, such as "the run runs/lenet".
         arrays: float32, by the paths of the network's variables; without a head that is replaced.
         sha256: Of all arrays of the source.
         head: What becomes of the head, in words.
@@ -60,7 +60,7 @@ def of_run(settings: Settings, run: RunDir, say: Callable[[str], None]) -> Weigh
 
     Args:
         settings: Of the run.
-        run: Its folder, of which nothing but a first checkpoint makes it a run that has begun.
+        run: Its folder; it has begun if there is a checkpoint.
         say: Gets a line about the weights.
 
     Raises:

@@ -49,7 +49,6 @@ class Training:
         """
         self.programs, self.settings = programs, programs.settings
         self.run, self.observer, self.interrupts = run, observer, interrupts
-        self._weights = weights
         needed = programs.memory_needed()
         self._memory_remedy = remedy(self.settings, programs.mesh.size, needed)
         self.checkpoints = Checkpoints(
@@ -58,15 +57,15 @@ class Training:
             fingerprint=fingerprint(self.settings.to_json()),
         )
         self.signal_sync = distributed.SignalSync(programs.mesh)
-        self.step, self.state = self.restore()
+        self.step, self.state = self.restore(weights)
         memory.release_compile_memory()
         self.saved_at = time.monotonic()
 
-    def restore(self) -> tuple[int, TrainState]:
-        """Returns (step, state) of the newest valid checkpoint, or of the start."""
+    def restore(self, weights: initial.Weights | None) -> tuple[int, TrainState]:
+        """Returns (step, state) of the newest valid checkpoint, or of the start, see `__init__`."""
         newest = distributed.broadcast_from_process_0(self.newest_step)
         if newest < 0:
-            return 0, initial.state(self.programs, self._weights)
+            return 0, initial.state(self.programs, weights)
         state = self.checkpoints.restore_verified(newest, self.programs.template)
         self.observer.say(f"continuing after step {newest}")
         return newest, state
