@@ -201,6 +201,8 @@ def test_the_command_writes_a_file_that_computes_the_same(
         assert "100 of 100 classes are the same, on 100 random images (those of cifar10" in said
     else:
         assert "read back: all 10 arrays have the same bits" in said
+    is_torch = format == "torch"
+    assert ("normalized by mean 0.5, 0.4, 0.3 and std 0.2, 0.25, 0.3" in said) == is_torch
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     images = random_images(4, 32)
     exported = subject.of_run(Run(imported), print)

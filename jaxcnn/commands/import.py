@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> None:
         )
     print(
         f"\nwrote {args.out}: {args.model}, {into.parameters:,} parameters, matched by "
-        f"{matched.how}; images are normalized by mean {_words(pixels.mean)} and std "
-        f"{_words(pixels.std)}"
+        f"{matched.how}; images are normalized by {sources.in_words(pixels)}"
     )
 
 
@@ -117,7 +116,3 @@ def _pixels(mean: str, std: str) -> PixelStats | None:
     return PixelStats(
         importing.numbers("--mean", mean, 0.0), importing.numbers("--std", std, 0.001)
     )
-
-
-def _words(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcnn.errors import UserError, outside_reason
-from jaxcnn.exchange import onnx_file, stablehlo, state_dict, weights
+from jaxcnn.exchange import onnx_file, sources, stablehlo, state_dict, weights
 from jaxcnn.exchange.subject import Subject
 from jaxcnn.models import safetensors
 
@@ -39,11 +39,12 @@ class Format(NamedTuple):
 
 
 _PROGRAM = "uint8 [B, {}] to float32 logits [B, {}], any B, pixels normalized inside"
+_STATE_DICT = "a state dict with the names of {}, for images normalized by {}"
 FORMATS = {
     "stablehlo": Format((".stablehlo",), _PROGRAM, "jax.export", True),
     "onnx": Format((".onnx",), _PROGRAM, "onnxruntime", True),
     "safetensors": Format((".safetensors",), "float32 arrays and the card", "this program", False),
-    "torch": Format((".pt", ".pth"), "a state dict with the names of {}", "this program", False),
+    "torch": Format((".pt", ".pth"), _STATE_DICT, "this program", False),
 }
 
 
@@ -155,8 +156,7 @@ def describe(subject: Subject, format: str, names: str = "") -> str:
     """Returns what a file of a format holds, in words."""
     words = FORMATS[format].words
     if format == "torch":
-        return words.format(
-            state_dict.layout_for(subject.network.name, names, subject.network.is_plain).code
-        )
+        layout = state_dict.layout_for(subject.network.name, names, subject.network.is_plain)
+        return words.format(layout.code, sources.in_words(subject.run.settings.pixel_stats))
     shape, classes = subject.run.image_shape, len(subject.run.class_names)
     return words.format(", ".join(map(str, shape)), classes)

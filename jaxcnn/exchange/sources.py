@@ -151,6 +151,12 @@ LAYOUTS = (
 SOURCES = tuple(dict.fromkeys(layout.source for layout in LAYOUTS))
 
 
+def in_words(pixels: PixelStats) -> str:
+    """Returns by what images are normalized, in words."""
+    mean, std = (", ".join(f"{value:g}" for value in row) for row in pixels)
+    return f"mean {mean} and std {std}"
+
+
 def layouts(network: str, source: str = "", is_plain: bool = False) -> list[Layout]:
     """Returns the layouts of a network, of all sources or of one.
 

@@ -46,34 +46,17 @@ class LayerFactory:
     norm_momentum: float = NORM_MOMENTUM
 
     def conv(
-        self,
-        features: int,
-        kernel_size: int,
-        *,
-        name: str | None = None,
-        strides: int = 1,
-        padding: str = "SAME",
-        groups: int = 1,
-        use_bias: bool = False,
-        kind: "type[Conv] | None" = None,
+        self, features: int, kernel_size: int, *, kind: "type[Conv] | None" = None, **fields: Any
     ) -> "Conv":
-        """A square convolution, `Conv` or a `kind` of it. `name` is needed outside `setup`."""
-        return (kind or Conv)(
-            features=features,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            groups=groups,
-            use_bias=use_bias,
-            dtype=self.dtype,
-            ops=self.ops,
-            name=name,
-        )
+        """A convolution, `Conv` or a `kind` of it, with its `fields`.
 
-    def norm(self, *, name: str | None = None, **fields: Any) -> "BatchNorm":
-        """A batch norm; `fields` as in `BatchNorm`. `name` is needed outside `setup`."""
-        common = (self.dtype, self.norm_groups, self.ops, self.norm_momentum)
-        return BatchNorm(*common, name=name, **fields)
+        Among these, `name` is needed outside `setup`.
+        """
+        return (kind or Conv)(features, kernel_size, dtype=self.dtype, ops=self.ops, **fields)
+
+    def norm(self, **fields: Any) -> "BatchNorm":
+        """A batch norm, `BatchNorm` with its `fields`; `name` is needed outside `setup`."""
+        return BatchNorm(self.dtype, self.norm_groups, self.ops, self.norm_momentum, **fields)
 
     def relu(self, x: jax.Array) -> jax.Array:
         """ReLU of a sum that is kept for what follows."""
@@ -132,12 +115,12 @@ class Conv(nn.Module):
 
     features: int
     kernel_size: int
-    strides: int
-    padding: str
-    groups: int
-    use_bias: bool
-    dtype: DTypeLike
-    ops: str
+    strides: int = 1
+    padding: str = "SAME"
+    groups: int = 1
+    use_bias: bool = False
+    dtype: DTypeLike = jnp.float32
+    ops: str = "fast"
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves `[B, H, W, C]`."""
