@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.evaluate.corruptions import resample
+from jaxcnn.evaluate.corruptions import resampled
 
 _DISK = 5  # the largest disk's height and width, smoothed
 
@@ -50,14 +50,14 @@ def glass_blur(
         again: 1 to move the pixels twice, 0 for once.
     """
     height, width, _ = image.shape
-    image = resample.along_both(rows, columns, image)
+    image = resampled.along_both(rows, columns, image)
     y, x = jnp.mgrid[:height, :width]
     inside = ((y >= 2) & (x >= 2))[None, None]
     moves = jax.random.bernoulli(key, shape=(2, 2, height, width)) & inside
     moves = moves.at[1].set(moves[1] & (again > 0))
     for up, left in moves.astype(jnp.int32):
         image = image[y - up, x - left]
-    return resample.along_both(rows, columns, image)
+    return resampled.along_both(rows, columns, image)
 
 
 def motion_taps(radius: int, sigma: float, length: int) -> np.ndarray:
@@ -110,7 +110,7 @@ def zoom_blur(
 
     def add(total: jax.Array, matrices: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         by_row, by_column = matrices
-        return total + resample.along_both(by_row, by_column, image), None
+        return total + resampled.along_both(by_row, by_column, image), None
 
     total, _ = jax.lax.scan(add, image, (rows, columns))
     return total / (count + 1)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.evaluate.corruptions import resample
+from jaxcnn.evaluate.corruptions import resampled
 
 
 def contrast(key: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
@@ -47,11 +47,11 @@ def elastic_transform(
     first, second = corners[1] - corners[0], corners[2] - corners[0]
     from_x = corners[0, 0] + a * first[0] + b * second[0]
     from_y = corners[0, 1] + a * first[1] + b * second[1]
-    image = resample.sample(image, from_y, from_x, mirror_edge=False)
+    image = resampled.sample(image, from_y, from_x, edge="mirror")
 
     noise = jax.random.uniform(field_key, (height, width, 2), minval=-1.0, maxval=1.0)
-    moves = field * resample.along_both(rows, columns, noise)
-    return resample.sample(image, y + moves[..., 0], x + moves[..., 1], mirror_edge=True)
+    moves = field * resampled.along_both(rows, columns, noise)
+    return resampled.sample(image, y + moves[..., 0], x + moves[..., 1], edge="reflect")
 
 
 def pixelate(

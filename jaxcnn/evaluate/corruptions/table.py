@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.data import jpeg
+from jaxcnn.data import jpeg, resample
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate.corruptions import blur, digital, noise, resample, weather
+from jaxcnn.evaluate.corruptions import blur, digital, noise, weather
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 16
@@ -31,8 +31,8 @@ _JPEG_QUALITIES = (80, 65, 58, 50, 40)
 Parameters = tuple[Any, ...]
 Shape = tuple[int, int, int]
 Corruptor = Callable[..., np.ndarray]
-"""Takes `images`, uint8 `[B, H, W, C]`, a `severity`, 0 (none) to 5, and `first`, the number of the
-first image in its split; returns the images corrupted."""
+"""Takes `images`, uint8 `[B, H, W, C]`, a `severity`, 1 to 5, and `first`, the number of the first
+image in its split; returns the images corrupted."""
 
 
 class Corruption(NamedTuple):
@@ -201,8 +201,8 @@ def corruptor(name: str, image_shape: Shape, batch_size: int) -> Corruptor:
         batch_size: Images at once.
     """
     if name == JPEG:
-        return lambda images, severity, first: (
-            jpeg.recompressed(images, _JPEG_QUALITIES[severity - 1]) if severity else images
+        return lambda images, severity, first: jpeg.recompressed(
+            images, _JPEG_QUALITIES[severity - 1]
         )
     parameters = COMPUTED[name].parameters(image_shape)
     key = jax.random.key(0, impl="threefry2x32")  # the same on every machine, each time
@@ -212,8 +212,6 @@ def corruptor(name: str, image_shape: Shape, batch_size: int) -> Corruptor:
     )
 
     def corrupt(images: np.ndarray, severity: int, first: int) -> np.ndarray:
-        if not severity:
-            return images
         return np.asarray(program(parameters[severity - 1], key, images, np.int32(first)))
 
     return corrupt

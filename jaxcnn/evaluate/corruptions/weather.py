@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.evaluate.corruptions import resample
+from jaxcnn.evaluate.corruptions import resampled
 from jaxcnn.evaluate.corruptions.blur import smear
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue (ITU-R BT.601)
@@ -67,7 +67,7 @@ def snow(
     mean, deviation, least, kept = numbers
     noise_key, angle_key = jax.random.split(key)
     flakes = mean + deviation * jax.random.normal(noise_key, (*image.shape[:2], 1))
-    flakes = resample.along_both(rows, columns, flakes)
+    flakes = resampled.along_both(rows, columns, flakes)
     flakes = jnp.clip(jnp.where(flakes < least, 0.0, flakes), 0, 1)
     angle = jax.random.uniform(angle_key, (), minval=-0.75 * jnp.pi, maxval=-0.25 * jnp.pi)
     flakes = smear(flakes, angle, taps)
