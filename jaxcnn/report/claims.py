@@ -44,7 +44,14 @@ def all_claims(
     times: Sequence[Facts],
     gradients: Sequence[Facts],
 ) -> list[Claim]:
-    """Returns every claim; arguments as `facts.of_run` and the functions of `measure` give them."""
+    """Returns every claim.
+
+    Args:
+        runs: What `facts.of_run` gives, by the runs' names.
+        counts: What `counts.of_runs` gives.
+        times: What `times.of_blocks` gives.
+        gradients: What `gradients.of_networks` gives.
+    """
     found = list(runs.values())
     return [
         separable_operations(counts["separable"]),
