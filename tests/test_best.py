@@ -174,7 +174,9 @@ def noise(monkeypatch):
 
 def test_a_run_is_evaluated_at_its_best_epoch(stopped_early, noise):
     run = Run(stopped_early)
-    newest, chosen = (evaluation.evaluate(run, print, best=which) for which in (False, True))
+    newest, chosen = (
+        evaluation.evaluate(run, print, evaluation.Selection(best=which)) for which in (False, True)
+    )
     assert (newest.step, chosen.step) == (15, 6)
     assert not np.array_equal(newest.logits, chosen.logits)
 

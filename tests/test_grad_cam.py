@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxcnn import models
 from jaxcnn.data.augment import PixelStats, normalize
 from jaxcnn.errors import UserError
+from jaxcnn.evaluate.classifier import Network
 from jaxcnn.evaluate.grad_cam import GradCam, grad_cam, layer
 from jaxcnn.runtime.compilation import init_compiler_options
 
@@ -148,7 +149,7 @@ def test_images_too_small_for_any_map_are_refused():
 def test_stored_images_in_batches_give_what_all_give_at_once():
     model, variables = SMALL["lenet"], _variables("lenet")
     images, classes = random_images(5), np.array([0, 3, 3, 9, 1])
-    compiled = GradCam(model, variables, STATS, (16, 16, 3), batch_size=2)
+    compiled = GradCam(Network(model, variables, STATS, (16, 16, 3)), 2)
     maps = compiled.maps(images, classes)
     assert compiled.layer.name == "conv1" and maps.dtype == np.float32
     at_once = _maps(model, variables, normalize(jnp.asarray(images), STATS), classes)

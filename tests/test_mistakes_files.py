@@ -21,10 +21,10 @@ from absl import flags
 from PIL import Image
 
 from jaxcnn import cli, plots
-from jaxcnn.commands import outfiles, streams
+from jaxcnn.commands import outfiles, predict, streams
 from jaxcnn.config import schema
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate import evaluation, sources
+from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate import run as runs
 from jaxcnn.evaluate.run import Run
 from jaxcnn.plots import style
@@ -504,7 +504,7 @@ def guesses(monkeypatch):
     probabilities = lambda images: np.full((len(images), 10), 0.1)  # noqa: E731
     network = SimpleNamespace(probabilities=probabilities)
     monkeypatch.setattr(Run, "newest", lambda run, warn: (7, {}))
-    monkeypatch.setattr(sources.Network, "classifier", lambda *_: network)
+    monkeypatch.setattr(predict, "Classifier", lambda *_: network)
 
 
 def test_one_bad_file_does_not_stop_the_others(place, guesses, capsys):

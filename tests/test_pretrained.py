@@ -14,7 +14,8 @@ from jaxcnn.commands import parser, predict
 from jaxcnn.config import schema
 from jaxcnn.data import locate
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate.classifier import Classifier
+from jaxcnn.evaluate import sources
+from jaxcnn.evaluate.classifier import Classifier, Network
 from jaxcnn.evaluate.run import Run
 from jaxcnn.exchange import weights
 from jaxcnn.models import lenet, pretrained, safetensors
@@ -83,15 +84,8 @@ def _images(count=20):
 
 
 def _of_run(finished, images):
-    run = Run(finished)
-    network = Classifier(
-        run.model,
-        run.trained[1],
-        run.settings.pixel_stats,
-        run.image_shape,
-        batch_size=len(images),
-    )
-    return network.probabilities(images)
+    _, network = sources.trained(Run(finished), pytest.fail)
+    return Classifier(network, len(images)).probabilities(images)
 
 
 def test_the_card_says_what_the_weights_are(installed, finished):
@@ -164,7 +158,7 @@ def test_loaded_weights_give_what_the_run_gives(installed, finished, made):
     assert (found.argmax(1) == expected.argmax(1)).all()
     # The same numbers by the classifier of runs: all that is left are the 16 bits.
     same = Classifier(
-        loaded.module, loaded.variables, loaded.pixel_stats, loaded.image_shape, batch_size=20
+        Network(loaded.module, loaded.variables, loaded.pixel_stats, loaded.image_shape), 20
     )
     np.testing.assert_allclose(found, same.probabilities(images), atol=1e-6)
     assert loaded.class_names == Run(finished).class_names

@@ -16,7 +16,7 @@ from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings
 from jaxcnn.data import jpeg
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate import evaluation
+from jaxcnn.evaluate import chosen, evaluation
 from jaxcnn.evaluate import run as runs
 from jaxcnn.evaluate import run_plots as run_plots
 from jaxcnn.evaluate.corruptions import table
@@ -158,9 +158,9 @@ def test_curves_wait_until_they_cost_little(finished, tmp_path, monkeypatch):
 
 def test_worst_mistakes_are_wrong_and_give_the_truth_the_least():
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    assert run_plots.worst(probabilities, np.array([1, 1, 1, 0]), 9) == [0, 1]
-    assert run_plots.spread(100, 3) == [0, 49, 99]
-    assert run_plots.spread(2, 16) == [0, 1]
+    assert chosen.worst(probabilities, np.array([1, 1, 1, 0]), 9) == [0, 1]
+    assert chosen.spread(100, 3) == [0, 49, 99]
+    assert chosen.spread(2, 16) == [0, 1]
 
 
 def test_the_evaluation_is_that_of_the_training(finished):
@@ -350,7 +350,7 @@ def test_a_run_without_held_out_images_is_not_calibrated(finished, tmp_path, com
     (tmp_path / "run" / "config.json").write_text(text.replace("train[:512]", "train"))
     code, _, errors = command("evaluate", str(tmp_path / "run"), "--calibrate")
     assert code == 1 and len(errors) == 1
-    assert "has no held-out training images" in errors[0] and "train[:45000]" in errors[0]
+    assert "has no held-out training images" in errors[0] and "train[:90%]" in errors[0]
     assert not (tmp_path / "run" / "trust").exists()
 
 

@@ -138,23 +138,12 @@ def test_where_the_network_looked_is_what_grad_cam_says_of_its_class(client, run
     content = serve_helpers.image_file()
     (first, _) = _predict(client, content, "?pictures=1").json()["networks"]
     laid_over = base64.b64decode(first["grad_cam"].removeprefix("data:image/png;base64,"))
-    _, *network = sources.of_run(run, pytest.fail).load()
     images = image_files.decode_content(content, run.image_shape)[None]
-    looking = grad_cam.GradCam(*network, batch_size=1)
+    looking = grad_cam.GradCam(sources.of_run(run, pytest.fail).load(), 1)
     heat = looking.maps(images, np.array([run.class_names.index(first["class"])]))
     opacity = np.asarray(Image.open(io.BytesIO(laid_over)))[..., 3]
     assert opacity.max() == 190 and opacity.min() < 100
     np.testing.assert_allclose(opacity, 190 * heat[0], atol=0.51)
-
-
-def test_a_network_that_grad_cam_cannot_see_says_why(run, monkeypatch):
-    def refuse(*arguments, **options):
-        raise UserError("too small: choose larger images")
-
-    monkeypatch.setattr(served, "GradCam", refuse)
-    network = ServedNetwork(sources.of_run(run, pytest.fail))
-    answer = network.answer(np.zeros(run.image_shape, np.uint8), with_pictures=True)
-    assert answer["no_grad_cam"] == "too small: choose larger images" and "grad_cam" not in answer
 
 
 def test_the_overlay_is_opaque_where_the_network_looks():

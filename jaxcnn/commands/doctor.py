@@ -24,8 +24,8 @@ from jaxcnn.commands import config_flag, named
 from jaxcnn.commands.layers import KNOWN
 from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings, check_network
-from jaxcnn.data import Dataset, Split, digits, folder
-from jaxcnn.data.locate import data_root, find
+from jaxcnn.data import Dataset, Split
+from jaxcnn.data.sources import is_here
 from jaxcnn.doctor import facts, isolated, record, step, sums
 from jaxcnn.errors import UserError
 from jaxcnn.runtime import compilation_cache, environment, memory, sharding, switches
@@ -136,7 +136,7 @@ def _of_step(name: str, difference: step.Difference) -> str:
 def _dataset(config: config_dict.ConfigDict) -> tuple[Dataset, str]:
     """Returns the configuration's data if it is here, else noise of its shape; and what it is."""
     name = config.dataset.name
-    if name in (digits.NAME, folder.NAME) or _is_prepared(name, config.dataset.data_dir):
+    if _is_here(name, config.dataset.data_dir):
         loaded = data.load(**config.dataset)
         # One batch of each split is enough.
         few = Split(*(array[: config.train.eval_batch_size] for array in loaded.eval))
@@ -155,8 +155,8 @@ def _dataset(config: config_dict.ConfigDict) -> tuple[Dataset, str]:
     return Dataset(split, split, names, "noise"), f"noise, as {name} is not prepared here"
 
 
-def _is_prepared(name: str, data_dir: str) -> bool:
+def _is_here(name: str, data_dir: str) -> bool:
     try:
-        return find(data_root(data_dir), name) is not None
+        return is_here(name, data_dir)
     except UserError:  # which `facts` has told: there is no such directory, or no leave to read it
         return False

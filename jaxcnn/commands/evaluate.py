@@ -15,6 +15,7 @@ from the images of the split; it leaves corruptions.json and a picture.
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,20 @@ def run(args: argparse.Namespace) -> None:
             f"with --split='test[:{args.limit}]'"
         )
     if args.corruptions:
-        _corruptions(args)
-        return
-    if args.calibrate:
-        _calibrate(args)
-        return
+        _leave("corruptions", _corruptions, args)
+    elif args.calibrate:
+        _leave("calibration", _calibration, args)
+    else:
+        _scores(args)
+
+
+def _scores(args: argparse.Namespace) -> None:
     if args.out:
         outfiles.check_file("--out", args.out, (".json", ""))
     compilation_cache.use_compilation_cache()
     run = Run(args.run)
-    result = evaluation.evaluate(
-        run, warn, split=args.split, data_dir=args.data_dir, best=args.best, views=args.tta
-    )
-    text = json.dumps(evaluation.as_json(run, result, args.split), indent=2)
+    result = evaluation.evaluate(run, warn, _selection(args), views=args.tta)
+    text = json.dumps(evaluation.as_json(run, result), indent=2)
     try:  # whichever of the two fails, the other one has the result
         print(text if args.json else evaluation.as_text(run, result))
     finally:
@@ -90,51 +92,53 @@ def run(args: argparse.Namespace) -> None:
             outfiles.write("--out", args.out, text + "\n")
 
 
-def _calibrate(args: argparse.Namespace) -> None:
+def _selection(args: argparse.Namespace) -> evaluation.Selection:
+    return evaluation.Selection(args.split, args.data_dir, args.best)
+
+
+def _leave(
+    name: str,
+    measure: Callable[[Run, argparse.Namespace], tuple[dict[str, Any], str, Any]],
+    args: argparse.Namespace,
+) -> None:
+    """Prints what is measured, and leaves NAME.json and NAME.png.
+
+    Args:
+        name: Of the files, without suffix.
+        measure: Returns JSON's kinds of values, the same as plain text, and a figure.
+        args: Of the verb.
+    """
     run = Run(args.run)
     out = args.out or run.path / FOLDER
-    files = ("calibration.json", "calibration.png")
+    files = (f"{name}.json", f"{name}.png")
     outfiles.check_folder("--out", out, files)
     compilation_cache.use_compilation_cache()
-    found = calibration.calibrate(
-        run, warn, split=args.split, data_dir=args.data_dir, best=args.best
-    )
+    content, words, picture = measure(run, args)
+    text = json.dumps(content, indent=2, allow_nan=False)
+    try:  # whichever of the two fails, the other one has the result
+        print(text if args.json else words)
+    finally:
+        out.mkdir(parents=True, exist_ok=True)
+        outfiles.write("--out", out / files[0], text + "\n")
+        plots.save(picture, out / files[1])
+        warn(f"wrote {' and '.join(files)} in {out}")
+
+
+def _calibration(run: Run, args: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
+    found = calibration.calibrate(run, warn, _selection(args))
     title = f"{run.model_name} on {run.settings.dataset.name}, {found.eval_split}"
     parts = {
         "as trained": found.before.bins,
         f"temperature {found.temperature:.2f}": found.after.bins,
     }
-    content = calibration.as_json(run, found)
-    try:  # whichever of the two fails, the other one has the result
-        print(json.dumps(content, indent=2) if args.json else calibration.as_text(found))
-    finally:
-        _leave(out, files, content, plots.reliability(parts, title))
+    picture = plots.reliability(parts, title)
+    return calibration.as_json(run, found), calibration.as_text(found), picture
 
 
-def _corruptions(args: argparse.Namespace) -> None:
-    run = Run(args.run)
-    out = args.out or run.path / FOLDER
-    files = ("corruptions.json", "corruptions.png")
-    outfiles.check_folder("--out", out, files)
-    compilation_cache.use_compilation_cache()
-    found = robustness.evaluate(
-        run, warn, split=args.split, data_dir=args.data_dir, best=args.best, limit=args.limit
-    )
+def _corruptions(run: Run, args: argparse.Namespace) -> tuple[dict[str, Any], str, Any]:
+    found = robustness.evaluate(run, warn, _selection(args), args.limit)
     title = f"{run.model_name} on {found.examples:,} images of {run.settings.dataset.name}, "
     picture = plots.corruptions(
         found.errors, found.clean_error, found.shown, table.NAMES, title + found.split
     )
-    content = robustness.as_json(run, found)
-    try:  # whichever of the two fails, the other one has the result
-        print(json.dumps(content, indent=2) if args.json else robustness.as_text(found))
-    finally:
-        _leave(out, files, content, picture)
-
-
-def _leave(out: Path, files: tuple[str, str], content: Any, picture: Any) -> None:
-    """Writes a JSON file and a picture into a folder that `check_folder` has let pass."""
-    name, drawn = files
-    out.mkdir(parents=True, exist_ok=True)
-    outfiles.write("--out", out / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    plots.save(picture, out / drawn)
-    warn(f"wrote {name} and {drawn} in {out}")
+    return robustness.as_json(run, found), robustness.as_text(found), picture

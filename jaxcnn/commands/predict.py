@@ -17,7 +17,7 @@ from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import usage_error, warn
 from jaxcnn.data import image_files, locate
 from jaxcnn.evaluate import sources
-from jaxcnn.evaluate.classifier import likeliest
+from jaxcnn.evaluate.classifier import Classifier, likeliest
 from jaxcnn.evaluate.run import Run
 from jaxcnn.run.files import shown
 from jaxcnn.runtime import compilation_cache
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     results = []
     if images:
         network = source.load()
-        classifier = network.classifier(min(len(images), _BATCH))
+        classifier = Classifier(network, min(len(images), _BATCH))
         probabilities = classifier.probabilities(np.stack(images))
         results = [
             {"file": str(path), **likeliest(row, source.class_names)}

@@ -4,6 +4,7 @@ Files come from anywhere: only the formats of `FORMATS` are decoded, nothing bey
 whatever is wrong with a file is said in one line that names it.
 """
 
+import base64
 import contextlib
 import glob
 import io
@@ -253,3 +254,8 @@ def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def data_url(image: np.ndarray) -> str:
+    """Returns `png` of an image as an address that a page can show without a request."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()

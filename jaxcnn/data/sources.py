@@ -1,6 +1,7 @@
 """Which kind of data set does a name mean: the embedded one, a folder, or one that TFDS knows?"""
 
 from jaxcnn.data import digits, folder, records
+from jaxcnn.data.locate import data_root, find
 from jaxcnn.data.splits import Source
 from jaxcnn.errors import UserError
 
@@ -25,3 +26,12 @@ def open_source(name: str, data_dir: str, options: folder.Options) -> Source:
                 "leave it out"
             )
     return digits.source() if name == digits.NAME else records.source(name, data_dir)
+
+
+def is_here(name: str, data_dir: str) -> bool:
+    """Whether a data set, named as for `load`, can be read without a download.
+
+    Raises:
+        UserError: The data directory cannot be used.
+    """
+    return name in (digits.NAME, folder.NAME) or find(data_root(data_dir), name) is not None

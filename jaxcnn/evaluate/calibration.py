@@ -65,8 +65,8 @@ class Calibration(NamedTuple):
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature with the least negative log-likelihood, the same every time.
 
-    The likelihood is concave in the temperature's inverse, so its derivative has one zero, between
-    the ends of an interval that is halved until nothing of it is left.
+    The likelihood is concave in the temperature's inverse, so its derivative has one zero, which
+    bisection of the temperature's logarithm finds.
 
     Args:
         logits: float [N, K], N > 0.
@@ -110,19 +110,14 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> Reliability:
 def calibrate(
     run: Run,
     warn: Callable[[str], None],
-    *,
-    split: str = "",
-    data_dir: str = "",
-    best: bool = False,
+    selection: evaluation.Selection,
 ) -> Calibration:
     """Fits the temperature of a run to held-out images and judges it by the evaluation split.
 
     Args:
         run: A run, finished or not.
         warn: As for `evaluation.evaluate`.
-        split: A TFDS split string to judge by, by default the run's own evaluation split.
-        data_dir: A TFDS directory; empty for the run's own.
-        best: Take the best checkpoint, see `Run.best`.
+        selection: As for `evaluation.evaluate`; its split is what the temperature is judged by.
 
     Raises:
         UserError: If no image was held out, or as for `evaluation.evaluate` and `fit_temperature`.
@@ -130,20 +125,20 @@ def calibrate(
     section = run.settings.dataset
     given = dataclasses.asdict(section)
     given |= {
-        "data_dir": data_dir or section.data_dir,
-        "eval_split": split or section.eval_split,
+        "data_dir": selection.data_dir or section.data_dir,
+        "eval_split": selection.split or section.eval_split,
     }
     rest = held_out(**given)
     if not rest:
         raise UserError(
             f"{run.path} has no held-out training images to fit a temperature to: it was trained "
             f"on {section.train_split!r} and is evaluated on {given['eval_split']!r}; evaluate it "
-            "with --split=test, or train with dataset.train_split=train[:45000]"
+            "with --split=test, or train with dataset.train_split=train[:90%]"
         )
-    judged = evaluation.evaluate(run, warn, split=split, data_dir=data_dir, best=best)
-    fitted = run.dataset(rest, data_dir).eval
+    judged = evaluation.evaluate(run, warn, selection)
+    fitted = run.dataset(rest, selection.data_dir).eval
     size = min(run.settings.train.eval_batch_size, len(fitted.labels))
-    _, network = evaluation.classifier(run, warn, size, best)
+    _, network = evaluation.classifier(run, warn, size, selection.best)
     temperature = fit_temperature(network.logits(fitted.images), fitted.labels)
     labels = judged.dataset.eval.labels
     return Calibration(
@@ -151,7 +146,7 @@ def calibrate(
         temperature,
         rest,
         len(fitted.labels),
-        given["eval_split"],
+        judged.dataset.eval_split,
         len(labels),
         judged.scores.top1,
         reliability(judged.logits, labels),

@@ -1,7 +1,7 @@
 """A trained network as a compiled function from images to probabilities."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,36 +12,64 @@ from jaxcnn.data import augment, batches
 from jaxcnn.runtime.compilation import compiled
 
 
+class Network(NamedTuple):
+    """A trained network.
+
+    Attributes:
+        module: The network.
+        variables: {"params", "batch_stats"}.
+        pixel_stats: By which images are normalized.
+        image_shape: (H, W, C) of the images.
+        title: For a picture or a page: which network, and where its weights come from.
+    """
+
+    module: nn.Module
+    variables: Any
+    pixel_stats: augment.PixelStats
+    image_shape: tuple[int, int, int]
+    title: str = ""
+
+
+class BatchProgram:
+    """A function of variables and of arrays with one row per image, compiled for one batch size."""
+
+    def __init__(
+        self, function: Callable[..., jax.Array], variables: Any, *batch: jax.ShapeDtypeStruct
+    ) -> None:
+        """Compiles `function(variables, *batch)` on the first device."""
+        self._batch_size = batch[0].shape[0]
+        self._variables = jax.device_put(variables, jax.local_devices()[0])
+        self._program = compiled(jax.jit(function), (self._variables, *batch))
+
+    def __call__(
+        self, *arrays: np.ndarray, on_batch: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        """Returns the results of all rows, in order; calls `on_batch` after each batch."""
+        parts = []
+        for indices, mask in batches.sequential_batches(len(arrays[0]), self._batch_size):
+            result = self._program(self._variables, *(array[indices] for array in arrays))
+            # The mask drops what has filled up the last batch.
+            parts.append(np.asarray(result)[mask])
+            on_batch()
+        return np.concatenate(parts)
+
+
 class Classifier:
     """A trained network with its normalization, compiled for batches of one size."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        variables: dict[str, Any],
-        pixel_stats: augment.PixelStats,
-        image_shape: tuple[int, int, int],
-        *,
-        batch_size: int,
-    ) -> None:
-        """Compiles for `batch_size` images of `image_shape`, (H, W, C), on the first device."""
-        self._batch_size = batch_size
-        self._variables = jax.device_put(variables, jax.local_devices()[0])
+    def __init__(self, network: Network, batch_size: int) -> None:
+        """Compiles for `batch_size` images on the first device."""
 
         def apply(variables: Any, images: jax.Array) -> Any:
-            return model.apply(variables, augment.normalize(images, pixel_stats), train=False)
+            normalized = augment.normalize(images, network.pixel_stats)
+            return network.module.apply(variables, normalized, train=False)
 
-        images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
-        self._apply = compiled(jax.jit(apply), (self._variables, images))
+        images = jax.ShapeDtypeStruct((batch_size, *network.image_shape), jnp.uint8)
+        self._apply = BatchProgram(apply, network.variables, images)
 
     def logits(self, images: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> np.ndarray:
         """Returns float32 `[N, K]` for uint8 `[N, H, W, C]`; calls `on_batch` after each batch."""
-        parts = []
-        for indices, mask in batches.sequential_batches(len(images), self._batch_size):
-            # The mask drops what has filled up the last batch.
-            parts.append(np.asarray(self._apply(self._variables, images[indices]))[mask])
-            on_batch()
-        return np.concatenate(parts)
+        return self._apply(images, on_batch=on_batch)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns float64 `[N, K]`, rows that add up to 1."""

@@ -7,9 +7,26 @@ import numpy as np
 
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate import scores, tta
+from jaxcnn.evaluate import scores, sources, tta
 from jaxcnn.evaluate.classifier import Classifier
 from jaxcnn.evaluate.run import Run
+
+
+class Selection(NamedTuple):
+    """Which checkpoint of a run is evaluated, and on which images.
+
+    Attributes:
+        split: A TFDS split string; empty for the run's own evaluation split.
+        data_dir: A TFDS directory; empty for the run's own.
+        best: Take the best checkpoint, see `Run.best`, rather than the newest.
+    """
+
+    split: str = ""
+    data_dir: str = ""
+    best: bool = False
+
+
+_NEWEST = Selection()
 
 
 class Evaluation(NamedTuple):
@@ -35,34 +52,23 @@ class Evaluation(NamedTuple):
 def classifier(
     run: Run, warn: Callable[[str], None], batch_size: int, best: bool = False
 ) -> tuple[int, Classifier]:
-    """Returns (step, network) of the run's newest checkpoint, compiled for `batch_size` images.
-
-    With `best`, of its best one, see `Run.best`.
-    """
-    step, variables = run.best() if best else run.newest(warn)
-    made = Classifier(
-        run.model, variables, run.settings.pixel_stats, run.image_shape, batch_size=batch_size
-    )
-    return step, made
+    """Returns (step, network) as `sources.trained`, compiled for `batch_size` images."""
+    step, network = sources.trained(run, warn, best)
+    return step, Classifier(network, batch_size)
 
 
 def evaluate(
     run: Run,
     warn: Callable[[str], None],
-    *,
-    split: str = "",
-    data_dir: str = "",
-    best: bool = False,
+    selection: Selection = _NEWEST,
     views: str = "",
 ) -> Evaluation:
-    """Evaluates the newest checkpoint of `run` on `split`, by default the run's own.
+    """Evaluates a run.
 
     Args:
         run: A run, finished or not.
         warn: Gets a warning of a damaged checkpoint, and of other data than the run's.
-        split: A TFDS split string.
-        data_dir: A TFDS directory; empty for the run's own.
-        best: Evaluate the best checkpoint instead, see `Run.best`.
+        selection: What is evaluated; by default the newest checkpoint on the run's own split.
         views: A key of `tta.VIEWS`: evaluate their mean, too; "" for none.
 
     Raises:
@@ -74,9 +80,9 @@ def evaluate(
             f"--tta={views}: {run.path} was trained without mirrored images "
             "(augment.flip is False), as those of its data may be of another class: leave out --tta"
         )
-    dataset = load(run, warn, split, data_dir)
+    dataset = load(run, warn, selection)
     size = min(run.settings.train.eval_batch_size, len(dataset.eval.labels))
-    step, network = classifier(run, warn, size, best)
+    step, network = classifier(run, warn, size, selection.best)
     images, labels = dataset.eval
     logits = network.logits(images)
     with_views = None
@@ -85,16 +91,16 @@ def evaluate(
     return Evaluation(step, dataset, logits, scores.score(logits, labels), views, with_views)
 
 
-def load(run: Run, warn: Callable[[str], None], split: str, data_dir: str) -> Dataset:
+def load(run: Run, warn: Callable[[str], None], selection: Selection) -> Dataset:
     """Returns `run.dataset`; `warn` gets a line if these are other data than the run's."""
-    dataset = run.dataset(split, data_dir)
+    dataset = run.dataset(selection.split, selection.data_dir)
     trained_on = run.settings.facts.fingerprint
     if dataset.fingerprint != trained_on:
         warn(f"warning: the run's data are {trained_on}, these are {dataset.fingerprint}")
     return dataset
 
 
-def as_json(run: Run, evaluation: Evaluation, split: str = "") -> dict[str, Any]:
+def as_json(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """Returns the evaluation as JSON's kinds of values."""
     augmented: dict[str, Any] = {}
     if evaluation.tta_scores:
@@ -104,7 +110,7 @@ def as_json(run: Run, evaluation: Evaluation, split: str = "") -> dict[str, Any]
         "run": run.name,
         "model": run.model_name,
         "step": evaluation.step,
-        "split": split or run.settings.dataset.eval_split,
+        "split": evaluation.dataset.eval_split,
         "data": evaluation.dataset.fingerprint,
         **scores.as_json(evaluation.scores, run.class_names),
         **augmented,

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxcnn.data import augment, batches
+from jaxcnn.data import augment
 from jaxcnn.errors import UserError
-from jaxcnn.runtime.compilation import compiled
+from jaxcnn.evaluate.classifier import BatchProgram, Network
 
 SMALLEST = 4
 """Height and width that a feature map has at least to be looked at. The study's MobileNet ends in a
@@ -128,39 +128,25 @@ class GradCam:
         layer: The feature map that it looks at.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        variables: dict[str, Any],
-        pixel_stats: augment.PixelStats,
-        image_shape: tuple[int, int, int],
-        *,
-        batch_size: int,
-    ) -> None:
-        """Compiles for `batch_size` images of `image_shape`, (H, W, C), on the first device.
+    def __init__(self, network: Network, batch_size: int) -> None:
+        """Compiles for `batch_size` images on the first device.
 
         Raises:
             UserError: As `layer`.
         """
-        self._batch_size = batch_size
-        self._variables = jax.device_put(variables, jax.local_devices()[0])
-        self.layer = layer(model, self._variables, image_shape)
+        module, variables, stats, image_shape, _ = network
+        self.layer = layer(module, variables, image_shape)
 
         def maps(variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-            return grad_cam(model, variables, augment.normalize(images, pixel_stats), classes)
+            return grad_cam(module, variables, augment.normalize(images, stats), classes)
 
         images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
         classes = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-        self._maps = compiled(jax.jit(maps), (self._variables, images, classes))
+        self._maps = BatchProgram(maps, variables, images, classes)
 
     def maps(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Returns float32 `[N, H, W]`, 0..1, for uint8 `[N, H, W, C]` and classes int `[N]`."""
-        classes = np.asarray(classes, np.int32)
-        parts = []
-        for indices, mask in batches.sequential_batches(len(images), self._batch_size):
-            found = self._maps(self._variables, images[indices], classes[indices])
-            parts.append(np.asarray(found)[mask])
-        return np.concatenate(parts)
+        return self._maps(images, np.asarray(classes, np.int32))
 
 
 def _is_map(result: Any, context: nn.module.InterceptorContext) -> bool:

@@ -50,10 +50,7 @@ class Robustness(NamedTuple):
 def evaluate(
     run: Run,
     say: Callable[[str], None],
-    *,
-    split: str = "",
-    data_dir: str = "",
-    best: bool = False,
+    selection: evaluation.Selection,
     limit: int | None = None,
 ) -> Robustness:
     """Evaluates a run on images under each corruption, the same ones each time.
@@ -61,18 +58,16 @@ def evaluate(
     Args:
         run: A run, finished or not.
         say: Gets warnings as in `evaluation.evaluate`, and a line after each corruption.
-        split: A TFDS split string, by default the run's own evaluation split.
-        data_dir: A TFDS directory; empty for the run's own.
-        best: Take the best checkpoint, see `Run.best`.
+        selection: As for `evaluation.evaluate`.
         limit: Take the first images only, so many of them; None for all.
 
     Raises:
         UserError: As `evaluation.evaluate`, or if such images cannot be corrupted.
     """
     table.check_shape(run.image_shape)
-    images, labels = evaluation.load(run, say, split, data_dir).eval
-    images, labels = images[:limit], labels[:limit]
-    step, network = evaluation.classifier(run, say, _CHUNK, best)
+    dataset = evaluation.load(run, say, selection)
+    images, labels = (array[:limit] for array in dataset.eval)
+    step, network = evaluation.classifier(run, say, _CHUNK, selection.best)
     clean = _error(network.logits, lambda images, first: images, images, labels)
     names, severities = table.NAMES, table.SEVERITIES
     errors = np.zeros((len(names), len(severities)))
@@ -85,8 +80,7 @@ def evaluate(
             errors[row, column] = _error(network.logits, change, images, labels)
             shown[row, 1 + column] = change(np.repeat(images[:1], _CHUNK, 0), first=0)[0]
         say(f"{name}: mean error {100 * errors[row].mean():.1f} %")
-    split = split or run.settings.dataset.eval_split
-    return Robustness(step, split, len(labels), clean, errors, shown)
+    return Robustness(step, dataset.eval_split, len(labels), clean, errors, shown)
 
 
 def _error(

@@ -20,7 +20,8 @@ from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.augmentations.pipeline import create_augmentation
 from jaxcnn.evaluate import grad_cam_plot, scores
-from jaxcnn.evaluate.classifier import Classifier, softmax
+from jaxcnn.evaluate.chosen import spread, worst
+from jaxcnn.evaluate.classifier import Classifier, Network, softmax
 from jaxcnn.models.groups import WHITENING
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
@@ -95,10 +96,18 @@ class RunPlots(Observer):
         )
         self._attempt("augmented.png", lambda: self._augmented(dataset))
         on_batch()
-        logits = self._safely(lambda: self._logits(variables, dataset, on_batch))
+        images, labels = dataset.eval
+        network = Network(
+            self._settings.create_model(),
+            variables,
+            self._settings.pixel_stats,
+            images.shape[1:],
+            self._title,
+        )
+        size = min(self._settings.train.eval_batch_size, len(labels))
+        logits = self._safely(lambda: Classifier(network, size).logits(images, on_batch))
         if logits is None:
             return
-        images, labels = dataset.eval
         found = scores.score(logits, labels)
         probabilities = softmax(logits)
         split = self._settings.dataset.eval_split
@@ -117,27 +126,11 @@ class RunPlots(Observer):
             draw = partial(plots.predictions, items, names, heading)
             self._attempt(f"{name.replace('worst ', '')}.png", draw)
             on_batch()
-        network = (self._settings.create_model(), variables, self._settings.pixel_stats)
-        chosen = worst(probabilities, labels, grad_cam_plot.SHOWN)
         self._attempt(
             "grad_cam.png",
-            lambda: grad_cam_plot.draw(
-                network, dataset.eval, probabilities, chosen, names, self._title
-            ),
+            lambda: grad_cam_plot.draw(network, dataset.eval, probabilities, names),
         )
         on_batch()
-
-    def _logits(
-        self, variables: dict[str, Any], dataset: Dataset, on_batch: Callable[[], None]
-    ) -> np.ndarray:
-        classifier = Classifier(
-            self._settings.create_model(),
-            variables,
-            self._settings.pixel_stats,
-            dataset.eval.images.shape[1:],
-            batch_size=min(self._settings.train.eval_batch_size, len(dataset.eval.labels)),
-        )
-        return classifier.logits(dataset.eval.images, on_batch)
 
     def _augmented(self, dataset: Dataset) -> Any:
         """Draws images of the first batch as stored, and as the first step got them."""
@@ -184,18 +177,6 @@ class RunPlots(Observer):
                 )
             self._failed = True
             return None
-
-
-def spread(count: int, shown: int) -> list[int]:
-    """Returns up to `shown` indices spread evenly over 0..count - 1."""
-    return np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int)).tolist()
-
-
-def worst(probabilities: np.ndarray, labels: np.ndarray, shown: int) -> list[int]:
-    """Returns the wrongly classified examples that gave their true class the least, worst first."""
-    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
-    given = probabilities[wrong, labels[wrong]]
-    return wrong[np.argsort(given, kind="stable")][:shown].tolist()
 
 
 def _first_kernel(variables: dict[str, Any]) -> np.ndarray:

@@ -1,39 +1,12 @@
 """What classifies images: the network of a run, or weights by name, each with all it needs."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from flax import linen as nn
+from typing import NamedTuple
 
 from jaxcnn.data import locate
-from jaxcnn.evaluate.classifier import Classifier
+from jaxcnn.evaluate.classifier import Network
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import load_pretrained
-from jaxcnn.ops.pixels import PixelStats
-
-
-class Network(NamedTuple):
-    """A network with its weights.
-
-    Attributes:
-        title: For a picture or a page: which network, and from where its weights are.
-        module: The network.
-        variables: {"params", "batch_stats"}.
-        pixel_stats: By which images are normalized.
-        image_shape: (H, W, C) of the images.
-    """
-
-    title: str
-    module: nn.Module
-    variables: dict[str, Any]
-    pixel_stats: PixelStats
-    image_shape: tuple[int, int, int]
-
-    def classifier(self, batch_size: int) -> Classifier:
-        """Returns the network compiled for `batch_size` images."""
-        return Classifier(
-            self.module, self.variables, self.pixel_stats, self.image_shape, batch_size=batch_size
-        )
 
 
 class Source(NamedTuple):
@@ -52,28 +25,35 @@ class Source(NamedTuple):
     load: Callable[[], Network]
 
 
-def of_run(run: Run, warn: Callable[[str], None]) -> Source:
-    """Returns a run's network; `warn` gets a line about a damaged checkpoint.
+def trained(run: Run, warn: Callable[[str], None], best: bool = False) -> tuple[int, Network]:
+    """Returns (step, network) of a run's newest checkpoint, with `best` of its best one.
 
-    Loading it raises UserError if the run has no whole checkpoint.
+    Args:
+        run: A run, finished or not.
+        warn: Gets a line about a damaged checkpoint.
+        best: See `Run.best`.
+
+    Raises:
+        UserError: If the run has no whole checkpoint.
     """
+    step, variables = run.best() if best else run.newest(warn)
+    title = f"{run.model_name}, step {step}"
+    return step, Network(run.model, variables, run.settings.pixel_stats, run.image_shape, title)
 
-    def load() -> Network:
-        step, variables = run.newest(warn)
-        title = f"{run.model_name}, step {step}"
-        return Network(title, run.model, variables, run.settings.pixel_stats, run.image_shape)
 
-    return Source(run.name, run.class_names, run.image_shape, load)
+def of_run(run: Run, warn: Callable[[str], None]) -> Source:
+    """Returns a run's network; loading it is `trained`, with its errors."""
+    return Source(run.name, run.class_names, run.image_shape, lambda: trained(run, warn)[1])
 
 
 def of_weights(name: str) -> Source:
     """Returns the network of `models.load_pretrained`, with its errors."""
     weights = load_pretrained(str(locate.expanded(name)))
     network = Network(
-        f"{weights.card['network']['name']}, pretrained",
         weights.module,
         weights.variables,
         weights.pixel_stats,
         weights.image_shape,
+        f"{weights.card['network']['name']}, pretrained",
     )
     return Source(name, weights.class_names, weights.image_shape, lambda: network)

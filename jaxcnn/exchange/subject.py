@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.data import digits, folder
-from jaxcnn.data.locate import data_root, find
+from jaxcnn.data.sources import is_here
 from jaxcnn.errors import UserError
-from jaxcnn.evaluate.classifier import Classifier
+from jaxcnn.evaluate import classifier as evaluated
 from jaxcnn.evaluate.run import Run
 from jaxcnn.exchange import network
 from jaxcnn.exchange.network import Network
@@ -56,23 +55,23 @@ def of_run(run: Run, warn: Callable[[str], None], best: bool = False) -> Subject
     return Subject(run, step, described, network.flatten(variables))
 
 
-def classifier(subject: Subject, arrays: dict[str, np.ndarray], batch_size: int) -> Classifier:
+def classifier(
+    subject: Subject, arrays: dict[str, np.ndarray], batch_size: int
+) -> evaluated.Classifier:
     """Returns the network with these arrays, computed by this program's fast operations."""
-    return Classifier(
+    trained = evaluated.Network(
         subject.network.module.clone(ops="fast"),
         network.unflatten(arrays),
         subject.run.settings.pixel_stats,
         subject.run.image_shape,
-        batch_size=batch_size,
     )
+    return evaluated.Classifier(trained, batch_size)
 
 
 def is_prepared(run: Run, data_dir: str = "") -> bool:
     """Whether the run's data can be read without a download."""
     section = run.settings.dataset
-    if section.name in (digits.NAME, folder.NAME):
-        return True
-    return find(data_root(data_dir or section.data_dir), section.name) is not None
+    return is_here(section.name, data_dir or section.data_dir)
 
 
 def images_of(

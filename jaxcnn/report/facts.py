@@ -93,7 +93,7 @@ def is_imported(run: Run) -> bool:
 
 def _evaluated(run: Run, data_dir: str, say: Callable[[str], None]) -> dict[str, Any]:
     """Returns what the record of an epoch would say of imported weights, which have had none."""
-    found = evaluation.evaluate(run, say, data_dir=data_dir).scores
+    found = evaluation.evaluate(run, say, evaluation.Selection(data_dir=data_dir)).scores
     return {
         "epoch": 0,
         "train_loss": None,

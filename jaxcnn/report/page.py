@@ -234,13 +234,9 @@ def _samples(samples: Mapping[str, Any]) -> str:
             cells.append(
                 f"<td class='{'right' if right else 'wrong'}'>{sign} "
                 f"{html.escape(answer['class'])} {100 * answer['probability']:.0f} %<br>"
-                f"<img alt='where it looks' width='64' height='64' "
-                f"src='data:image/png;base64,{answer['map']}'></td>"
+                f"<img alt='where it looks' width='64' height='64' src='{answer['map']}'></td>"
             )
-        picture = (
-            f"<img alt='{html.escape(label)}' width='64' height='64' "
-            f"src='data:image/png;base64,{image}'>"
-        )
+        picture = f"<img alt='{html.escape(label)}' width='64' height='64' src='{image}'>"
         lines.append(
             f"<tr><th scope='row'>{picture}<br>{html.escape(label)}</th>{''.join(cells)}</tr>"
         )

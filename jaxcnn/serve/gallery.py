@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data import digits, folder, locate
+from jaxcnn.data import locate
+from jaxcnn.data.image_files import data_url
+from jaxcnn.data.sources import is_here
 from jaxcnn.data.splits import Split
 from jaxcnn.errors import UserError
+from jaxcnn.evaluate import scores, sources
+from jaxcnn.evaluate.chosen import worst
 from jaxcnn.evaluate.classifier import Classifier, softmax
 from jaxcnn.evaluate.run import Run
-from jaxcnn.evaluate.run_plots import worst
-from jaxcnn.serve.networks import data_url
 
 SHOWN = 60
 """Images of the worst mistakes, and of a cell."""
@@ -30,14 +32,14 @@ class _Found(NamedTuple):
         split: Images and labels.
         probabilities: float [N, K].
         predicted: int [N].
-        confusion: int [K, K], rows: true classes.
+        scores: Of all images.
         note: What is to be known of the data, "" for nothing.
     """
 
     split: Split
     probabilities: np.ndarray
     predicted: np.ndarray
-    confusion: np.ndarray
+    scores: scores.Scores
     note: str
 
 
@@ -83,9 +85,9 @@ class Gallery:
             "state": "ready",
             "split": self._run.settings.dataset.eval_split,
             "class_names": self._run.class_names,
-            "accuracy": float(np.trace(found.confusion) / found.confusion.sum()),
-            "examples": int(found.confusion.sum()),
-            "confusion": found.confusion.tolist(),
+            "accuracy": found.scores.top1,
+            "examples": found.scores.examples,
+            "confusion": found.scores.confusion.tolist(),
             "note": found.note,
             "mistakes": self._items(worst(found.probabilities, found.split.labels, SHOWN)),
         }
@@ -98,7 +100,7 @@ class Gallery:
             predicted: The likeliest class to the network.
         """
         found = self._found
-        if found is None or not 0 <= label < len(found.confusion) > predicted >= 0:
+        if found is None or max(label, predicted) >= len(self._run.class_names):
             return None
         (chosen,) = np.nonzero((found.split.labels == label) & (found.predicted == predicted))
         sureness = found.probabilities[chosen, predicted]
@@ -145,13 +147,11 @@ class Gallery:
                 f"The run has learned from {settings.facts.fingerprint}; "
                 f"these are {dataset.fingerprint}."
             )
-        _, variables = self._run.newest(lambda _: None)
+        _, trained = sources.trained(self._run, lambda _: None)
         size = min(settings.train.eval_batch_size, len(split.labels))
         self._total = math.ceil(len(split.labels) / size)
         self._go_on()
-        network = Classifier(
-            self._run.model, variables, settings.pixel_stats, self._run.image_shape, batch_size=size
-        )
+        network = Classifier(trained, size)
 
         def on_batch() -> None:
             self._done += 1
@@ -163,10 +163,8 @@ class Gallery:
                 f"{self._run.name}: its output is no number for some images, as the training has "
                 "diverged: train anew"
             )
-        classes, predicted = logits.shape[1], logits.argmax(1)
-        counts = np.bincount(split.labels * classes + predicted, minlength=classes**2)
-        confusion = counts.reshape(classes, classes)
-        return _Found(split, softmax(logits), predicted, confusion, note)
+        found = scores.score(logits, split.labels)
+        return _Found(split, softmax(logits), logits.argmax(1), found, note)
 
     def _go_on(self) -> None:
         if self._stopping.is_set():
@@ -176,10 +174,8 @@ class Gallery:
 def check_here(run: Run) -> None:
     """Raises UserError if a run's data are not on this machine; loading would download them."""
     section = run.settings.dataset
-    if section.name in (digits.NAME, folder.NAME):
-        return
-    root = locate.data_root(section.data_dir)
-    if locate.find(root, section.name) is None:
+    if not is_here(section.name, section.data_dir):
+        root = locate.data_root(section.data_dir)
         raise UserError(
             f"the images of {section.name} are not in {root}, and a server downloads none: "
             f"prepare them, or name their directory by {locate.DATA_DIR_VARIABLE}, and start again"

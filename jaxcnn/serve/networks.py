@@ -1,6 +1,5 @@
 """What do the networks say to an image file, and where do they look?"""
 
-import base64
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import image_files
-from jaxcnn.errors import UserError
-from jaxcnn.evaluate.classifier import likeliest
+from jaxcnn.evaluate.classifier import Classifier, likeliest
 from jaxcnn.evaluate.grad_cam import GradCam
-from jaxcnn.evaluate.sources import Network, Source
+from jaxcnn.evaluate.sources import Source
 
 # From where a network hardly looks to where it looks most: red, green, blue.
 _RAMP = np.array([[64, 0, 128], [230, 60, 60], [255, 235, 80]])
@@ -35,14 +33,14 @@ class ServedNetwork:
         """Reads the weights and compiles.
 
         Raises:
-            UserError: If there are no weights, or image files do not have its number of channels.
+            UserError: If there are no weights, image files do not have its number of channels, or
+                as `grad_cam.layer`.
         """
         image_files.check_channels(source.image_shape)
         network = source.load()
         self.name, self.title = source.name, network.title
         self.class_names, self.image_shape = source.class_names, source.image_shape
-        self._classifier = network.classifier(1)
-        self._grad_cam, self._no_grad_cam = _grad_cam(network)
+        self._classifier, self._grad_cam = Classifier(network, 1), GradCam(network, 1)
         # The first call of a program takes longer than all others.
         self.answer(np.zeros(self.image_shape, np.uint8), with_pictures=True)
 
@@ -63,12 +61,10 @@ class ServedNetwork:
         else:
             found["error"] = "its output is no number: the training has diverged"
         if with_pictures:
-            found["image"] = data_url(image)
-            if self._grad_cam is None:
-                found["no_grad_cam"] = self._no_grad_cam
-            elif "class" in found:
+            found["image"] = image_files.data_url(image)
+            if "class" in found:
                 (heat,) = self._grad_cam.maps(image[None], probabilities[None].argmax(1))
-                found["grad_cam"] = data_url(overlay(heat))
+                found["grad_cam"] = image_files.data_url(overlay(heat))
         return found
 
 
@@ -85,11 +81,6 @@ def answers(
     return [network.answer(images[network.image_shape], with_pictures) for network in networks]
 
 
-def data_url(image: np.ndarray) -> str:
-    """Returns uint8 [H, W, C] as a PNG that a page can show as it is."""
-    return "data:image/png;base64," + base64.b64encode(image_files.png(image)).decode()
-
-
 def overlay(heat: np.ndarray) -> np.ndarray:
     """Returns a map of Grad-CAM as a picture to lay over the image, uint8 [H, W, 4].
 
@@ -99,20 +90,3 @@ def overlay(heat: np.ndarray) -> np.ndarray:
     places = np.linspace(0, 1, len(_RAMP))
     channels = [np.interp(heat, places, _RAMP[:, channel]) for channel in range(3)]
     return np.stack([*channels, _MOST_OPAQUE * heat], -1).round().astype(np.uint8)
-
-
-def _grad_cam(network: Network) -> tuple[GradCam | None, str]:
-    """Returns (Grad-CAM compiled for one image, "") or (None, why there is none)."""
-    try:
-        return (
-            GradCam(
-                network.module,
-                network.variables,
-                network.pixel_stats,
-                network.image_shape,
-                batch_size=1,
-            ),
-            "",
-        )
-    except UserError as error:  # feature maps that are too small are no mistake here
-        return None, str(error)

@@ -20,7 +20,7 @@ from jaxcnn.commands.console import warn
 from jaxcnn.commands.parser import script_parser
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import scores
-from jaxcnn.evaluate.classifier import Classifier
+from jaxcnn.evaluate.classifier import Classifier, Network
 from jaxcnn.evaluate.run import Run
 from jaxcnn.exchange import weights
 from jaxcnn.models import pretrained, safetensors
@@ -95,10 +95,9 @@ def make(run: Run, data_dir: str = "") -> Made:
 def _accuracy(run: Run, variables: dict[str, Any], dataset: data.Dataset) -> float:
     """Returns the fraction of the evaluation split that the variables classify correctly."""
     size = min(run.settings.train.eval_batch_size, len(dataset.eval.labels))
-    network = Classifier(
-        run.model, variables, run.settings.pixel_stats, run.image_shape, batch_size=size
-    )
-    return float(scores.score(network.logits(dataset.eval.images), dataset.eval.labels).top1)
+    network = Network(run.model, variables, run.settings.pixel_stats, run.image_shape)
+    logits = Classifier(network, size).logits(dataset.eval.images)
+    return float(scores.score(logits, dataset.eval.labels).top1)
 
 
 def write(made: list[Made]) -> None:

@@ -3,6 +3,8 @@
 In all modules here an image is float32 `[H, W, C]`, 0..1; what leaves 0..1 is cut off later.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +24,12 @@ def photon_counts(photons: float) -> np.ndarray:
     one has `photons` on average. As values are whole numbers, these are all that can occur, and
     drawing from a table is faster than any method for an arbitrary mean.
     """
-    from scipy import special  # imported here: only corruptions need it
-
-    means = np.arange(256)[:, None] / 255 * photons
-    return special.pdtr(np.arange(_COUNTS), means).astype(np.float32)
+    counts = np.arange(_COUNTS)
+    factorials = np.array([math.lgamma(count + 1) for count in counts])
+    means = np.arange(1, 256)[:, None] / 255 * photons
+    table = np.ones((256, _COUNTS))
+    table[1:] = np.exp(counts * np.log(means) - means - factorials).cumsum(1)
+    return table.astype(np.float32)
 
 
 def shot_noise(

@@ -62,8 +62,7 @@ function card(answer) {
   return make("article", { className: "card" },
     make("h3", { textContent: answer.name }),
     make("p", { className: "time", textContent: `${answer.title} · ${answer.milliseconds.toFixed(1)} ms` }),
-    make("div", { className: "body" }, seen, found),
-    ...answer.no_grad_cam ? [make("p", { className: "hint", textContent: `Where it looked is not known: ${answer.no_grad_cam}` })] : []);
+    make("div", { className: "body" }, seen, found));
 }
 
 function show(file, name, answers) {
