@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import image_files
+from jaxcnn.data import image_files, image_paths
 from jaxcnn.errors import UserError
 
 SHAPE = (32, 32, 3)
@@ -168,7 +168,7 @@ def test_names_mean_files_folders_and_patterns(tmp_path):
 
     def names(*given):
         refused.clear()
-        return [str(p.relative_to(tmp_path)) for p in image_files.find(given, refused.append)]
+        return [str(p.relative_to(tmp_path)) for p in image_paths.find(given, refused.append)]
 
     assert names(f"{tmp_path}") == ["a.png", "b.JPG", "deep/c.webp"]
     assert names(f"{tmp_path}/notes.txt") == ["notes.txt"]
@@ -199,7 +199,7 @@ def test_what_programs_keep_for_themselves_is_not_searched(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    found = lambda name: image_files.find([f"{tmp_path}/{name}"], pytest.fail)  # noqa: E731
+    found = lambda name: image_paths.find([f"{tmp_path}/{name}"], pytest.fail)  # noqa: E731
     for name in ("", "*", "**", "i*", "**/*.png"):
         assert found(name) == [tmp_path / "in/d.png"], name
     for name in private:  # meant where they are named

@@ -15,7 +15,7 @@ import numpy as np
 from jaxcnn import plots
 from jaxcnn.commands import outfiles
 from jaxcnn.commands.console import usage_error, warn
-from jaxcnn.data import image_files, locate
+from jaxcnn.data import image_files, image_paths, locate
 from jaxcnn.evaluate import sources
 from jaxcnn.evaluate.classifier import Classifier, likeliest
 from jaxcnn.evaluate.run import Run
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         refused.append(message)
         warn(f"error: {message}")
 
-    for path in image_files.find(given, refuse):
+    for path in image_paths.find(given, refuse):
         try:
             images.append(image_files.read(path, source.image_shape))
             used.append(path)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcnn.data import cache, decoded, image_files, locate
+from jaxcnn.data import cache, decoded, image_paths, locate
 from jaxcnn.data.splits import Source, Split, describe, stratified_choice
 from jaxcnn.errors import UserError
 
@@ -127,7 +127,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
             found[split] = root / name
     others = [name for name in others if name != cache.FOLDER]
     if "train" not in found:
-        images = [name for name in _entries(root, folders=False) if image_files.is_image_name(name)]
+        images = [name for name in _entries(root, folders=False) if image_paths.is_image_name(name)]
         has = _some(others) or _some(images) or "nothing"
         raise UserError(f"{root} has no folder train, it has {has}: {_LAYOUT}")
     if others:
@@ -137,7 +137,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _classes(folder: Path) -> list[str]:
     """Returns the names of the class folders, sorted."""
-    astray = [name for name in _entries(folder, folders=False) if image_files.is_image_name(name)]
+    astray = [name for name in _entries(folder, folders=False) if image_paths.is_image_name(name)]
     if astray:
         raise UserError(
             f"{folder} has {len(astray):,} images in no class folder, such as {astray[0]}: "
@@ -153,7 +153,7 @@ def _entries(folder: Path, *, folders: bool) -> list[str]:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.is_dir() == folders and not image_files.is_private(entry.name)
+                if entry.is_dir() == folders and not image_paths.is_private(entry.name)
             )
     except OSError as error:
         raise UserError(
@@ -178,8 +178,8 @@ def _listing(folder: Path, classes: list[str]) -> Listing:
     empty = []
     for label, name in enumerate(classes):
         before = len(labels)
-        for path in image_files.files_below(folder / name, _refuse):
-            if image_files.is_image_name(path.name):
+        for path in image_paths.files_below(folder / name, _refuse):
+            if image_paths.is_image_name(path.name):
                 labels[path.relative_to(folder).as_posix()] = label
             else:
                 others[path.suffix.lower() or "no suffix"] += 1
@@ -188,7 +188,7 @@ def _listing(folder: Path, classes: list[str]) -> Listing:
     if empty:
         raise UserError(
             f"{folder} has no image of {_some(empty)}: looked for "
-            f"{', '.join(image_files.SUFFIXES)}; add some, or remove the class from every split"
+            f"{', '.join(image_paths.SUFFIXES)}; add some, or remove the class from every split"
         )
     if others:
         some = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
