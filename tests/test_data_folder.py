@@ -132,15 +132,15 @@ def test_second_start_does_not_decode_and_small_chunks_change_nothing(root, monk
 
 @pytest.mark.parametrize("change", ["pixels", "added", "removed", "renamed", "class"])
 def test_a_stale_cache_is_made_again(root, change):
-    before = load(root)
     path = root / "train" / "cat" / "0.png"
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    Image.fromarray(pixels).save(path, "BMP")  # not compressed
+    before, status = load(root), path.stat()
     if change == "pixels":  # of the same size, but another time
-        content, status = bytearray(path.read_bytes()), path.stat()
-        content[-30] ^= 1  # the end of the compressed pixels: still decoded, with other pixels
-        with Image.open(path) as image:
-            pixels = 255 - np.asarray(image)
-        Image.fromarray(pixels).save(path)
+        Image.fromarray(255 - pixels).save(path, "BMP")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        assert path.stat().st_size == status.st_size
     elif change == "added":
         write(root / "train" / "dog" / "9.png")
     elif change == "removed":
@@ -216,8 +216,8 @@ def test_an_interrupted_decoding_leaves_nothing(root, monkeypatch):
 
 def test_unreadable_files_are_named_and_counted_and_may_be_skipped(root, caplog):
     whole = load(root)
-    _cut_to = root / "train" / "cat" / "1.png"
-    _cut_to.write_bytes(_cut_to.read_bytes()[:200])
+    cut = root / "train" / "cat" / "1.png"
+    cut.write_bytes(cut.read_bytes()[:200])
     (root / "train" / "dog" / "empty.jpg").touch()
     (root / "train" / "dog" / "gone.png").symlink_to("nowhere")
     message = refusal(root)

@@ -5,17 +5,23 @@ import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import random_dataset
 
 from jaxcnn import models, plots, report
 from jaxcnn.config import schema
+from jaxcnn.data import image_files
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate import run as runs
+from jaxcnn.evaluate import sources
+from jaxcnn.evaluate.classifier import Classifier
+from jaxcnn.evaluate.grad_cam import GradCam
 from jaxcnn.models import lenet, summary
 from jaxcnn.models.densenet import DenseNet
-from jaxcnn.report import claims, counts, facts, gradients, page
+from jaxcnn.report import claims, counts, facts, gradients, page, samples
 from jaxcnn.train import fit
 
 
@@ -167,9 +173,9 @@ def _render(found):
     counts = {"xla": {"resnet20": {"flops": 100, "inside": 90, "xla": 91.0}}}
     gradients = [_gradient("plain56", "plain", 56, 0.5)]
     checked = [claims.fastest(list(found.values()))]
-    answer = [{"class": "dog", "probability": 0.5, "map": "BBBB"}]
+    answer = [{"class": "dog", "probability": 0.5, "map": "data:image/png;base64,BBBB"}]
     samples = {
-        "images": ["AAAA"],
+        "images": ["data:image/png;base64,AAAA"],
         "labels": ["cat"],
         "left_out": ["odd"],
         "answers": dict.fromkeys(found, answer),
@@ -189,6 +195,12 @@ def test_the_page_is_whole_and_what_runs_say_is_only_text():
     assert [run["name"] for run in json.loads(embedded[1])["runs"]] == ["run", evil]
     assert "default-src 'none'" in text
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_each_image_stands_before_each_answer_and_where_the_network_looks_for_it():
+    found = {name: _fact(name, "resnet20") for name in ("a", "b")}
+    shown = [a["src"][-4:] for tag, a in _Page(_render(found)).found if tag == "img"]
+    assert shown == ["AAAA", "BBBB", "BBBB"]
 
 
 def test_the_page_shows_what_the_program_warned_of():
@@ -221,6 +233,26 @@ def lenet_run(tmp_path_factory):
         patch.setitem(lenet.VARIANTS, "lenet", (lenet.LeNet, {"ops": "stock"}))
         _run(folder, "lenet")
     return folder
+
+
+def test_the_answers_to_images_are_those_of_each_network_with_its_own_map(lenet_run, monkeypatch):
+    monkeypatch.setitem(lenet.VARIANTS, "lenet", (lenet.LeNet, {"ops": "stock"}))
+    data, run = random_dataset(size=32), runs.Run(lenet_run)
+    monkeypatch.setattr(runs.Run, "dataset", lambda *a, **k: data)
+    other = SimpleNamespace(class_names=tuple("ABCDEFGHIJ"), image_shape=run.image_shape)
+    found = samples.of_runs({"one": run, "odd": other}, "", pytest.fail)
+    assert found["left_out"] == ["odd"] and list(found["answers"]) == ["one"]
+    chosen = [int(i) for i in np.linspace(0, 19, 12)]
+    assert found["images"] == [image_files.data_url(data.eval.images[i]) for i in chosen]
+    assert found["labels"] == [data.class_names[data.eval.labels[i]] for i in chosen]
+    _, network = sources.trained(run, pytest.fail)
+    images = data.eval.images[chosen]
+    rows = Classifier(network, 12).probabilities(images)
+    maps = GradCam(network, 12).maps(images, rows.argmax(1))
+    for answer, image, row, cam in zip(found["answers"]["one"], images, rows, maps, strict=True):
+        assert answer["class"] == data.class_names[row.argmax()]
+        assert answer["probability"] == pytest.approx(row.max())
+        assert answer["map"] == image_files.data_url(plots.overlay(image, cam))
 
 
 @pytest.mark.slow

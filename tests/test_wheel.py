@@ -7,9 +7,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -61,6 +63,16 @@ class Installation:
             timeout=1200,
         )
 
+    def start(self, *arguments):
+        """Starts the command in the folder, and returns it while it runs."""
+        return subprocess.Popen(
+            [self.bin / "jaxcnn", *map(str, arguments)],
+            cwd=self.work,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
     def jaxcnn(self, *arguments):
         """Runs the command, which has to succeed, and returns its standard output."""
         done = self.run("jaxcnn", *arguments)
@@ -76,7 +88,8 @@ def installation(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(installation):
     """The folder of a run that `jaxcnn train` has made."""
-    output = installation.jaxcnn("train", "--config", "lenet:digits", *ONE_EPOCH)
+    part = "--dataset.train_split=train[:1200]"  # the rest is for the calibration
+    output = installation.jaxcnn("train", "--config", "lenet:digits", part, *ONE_EPOCH)
     assert "everything is in runs/lenet-digits" in output
     return installation.work / "runs" / "lenet-digits"
 
@@ -126,6 +139,45 @@ def test_evaluate(installation, run):
     summary = json.loads((run / "summary.json").read_text())
     assert content["examples"] == 360
     assert content["top1"] == pytest.approx(summary["eval_accuracy"])
+
+
+def test_calibration(installation, run):
+    output = installation.jaxcnn("evaluate", run, "--calibrate")
+    assert "fitted to 237 held-out images, train[1200:1437]" in output
+    content = json.loads((run / "trust" / "calibration.json").read_text())
+    assert content["examples"] == 360
+    assert (run / "trust" / "calibration.png").stat().st_size > 10_000
+
+
+def test_corruptions(installation, run):
+    output = installation.jaxcnn("evaluate", run, "--corruptions", "--limit=20", "--out", "corrupt")
+    content = json.loads((installation.work / "corrupt" / "corruptions.json").read_text())
+    assert content["examples"] == 20 and len(content["errors"]) == 15
+    assert all(f"\n{name}" in output for name in content["errors"])
+    assert (installation.work / "corrupt" / "corruptions.png").stat().st_size > 10_000
+
+
+def test_serve(installation, run):
+    """A run, and weights of the package, which have no images to show."""
+    pytest.importorskip("uvicorn", reason="needs the extra serve")
+    photograph = Path(sklearn.__file__).parent / "datasets" / "images" / "flower.jpg"
+    names = pretrained.names()
+    weights = ["--pretrained", *names] if names else []
+    with installation.start("serve", run, "--port=0", *weights) as process:
+        try:
+            address = process.stdout.readline().split()[0]
+            assert b"Networks to try" in urllib.request.urlopen(address).read()
+            listed = json.load(urllib.request.urlopen(f"{address}api/networks"))["networks"]
+            assert [each["has_gallery"] for each in listed] == [True] + [False] * len(names)
+            sent = urllib.request.Request(
+                f"{address}api/predict?pictures=1", photograph.read_bytes()
+            )
+            answers = json.load(urllib.request.urlopen(sent))["networks"]
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert len(answers) == 1 + len(names)
+    assert all(each["grad_cam"].startswith("data:image/png") for each in answers)
 
 
 def test_predict_on_a_photograph(installation, run):
