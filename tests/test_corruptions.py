@@ -236,7 +236,8 @@ def test_contrast_keeps_the_mean_and_scales_the_rest():
 
 def test_an_elastic_transform_without_strength_changes_nothing():
     image = jnp.asarray(np.random.default_rng(0).random((16, 20, 3)), jnp.float32)
-    found = digital.elastic_transform(KEY, image, jnp.eye(16), jnp.eye(20), jnp.zeros(2))
+    apply = jax.jit(digital.elastic_transform)
+    found = apply(KEY, image, jnp.eye(16), jnp.eye(20), jnp.zeros(2))
     np.testing.assert_allclose(found, image, atol=1e-4)
 
 
