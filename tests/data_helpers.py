@@ -120,7 +120,7 @@ def publish_archive(monkeypatch: pytest.MonkeyPatch, name: str, form: str, archi
 def prepare_binary(root: Path, name: str = "cifar10") -> Path:
     """Prepares a fake CIFAR set below `root` as a modified copy; returns the version directory."""
     source = write_binary(root.parent / f"{root.name}_source", name)
-    return prepare.prepare(name, data_dir=str(root), archive_path=str(source), allow_modified=True)
+    return prepare.prepare(name, data_dir=str(root), archives=[str(source)], allow_modified=True)
 
 
 def prepare_tfds(

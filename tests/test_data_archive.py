@@ -18,7 +18,7 @@ from jaxcnn.errors import UserError
 def read(path, name="cifar10", allow_modified=True):
     """Returns the records of an archive or folder."""
     row = published.SETS[name]
-    return convert.parse(archive.read(path, cifar=row, allow_modified=allow_modified), row)
+    return convert.parse(archive.read([path], row, allow_modified=allow_modified), row)
 
 
 def refusal(path, **options):
@@ -68,9 +68,9 @@ def test_only_the_published_archive_passes_unasked(tmp_path, monkeypatch):
     assert hashlib.sha256(packed.read_bytes()).hexdigest() in message
     assert published.SETS["cifar10"].binary.archive_sha256 in message
     assert "--allow-modified" in message
-    assert archive.read(packed, cifar=published.SETS["cifar10"], allow_modified=True).modified
+    assert archive.read([packed], published.SETS["cifar10"], allow_modified=True).modified
     row = helpers.publish_archive(monkeypatch, "cifar10", "binary", packed)
-    assert not archive.read(packed, cifar=row, allow_modified=False).modified
+    assert not archive.read([packed], row, allow_modified=False).modified
 
 
 @pytest.mark.parametrize("form", ["binary", "python"])
@@ -89,7 +89,7 @@ def test_only_a_folder_of_published_files_passes_unasked(tmp_path, monkeypatch, 
         for split in ("train", "test")
     }
     row = helpers.publish(monkeypatch, "cifar10", form, **changes)
-    assert not archive.read(folder, cifar=row, allow_modified=False).modified
+    assert not archive.read([folder], row, allow_modified=False).modified
     one = folder / next(iter(layout.test))
     one.write_bytes(one.read_bytes()[:-1] + b"\x00")
     assert one.name in refusal(folder, allow_modified=False)

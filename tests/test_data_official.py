@@ -74,7 +74,7 @@ def load(root, name):
 
 def prepared(root, name, *archives, **options):
     """Prepares a set below `root` and loads it."""
-    prepare.prepare(name, data_dir=str(root), archive_path=[str(a) for a in archives], **options)
+    prepare.prepare(name, data_dir=str(root), archives=[str(a) for a in archives], **options)
     return load(root, name)
 
 

@@ -62,7 +62,7 @@ def write_both(folder: Path, name: str, order=lambda files: files[::-1]) -> Path
 def prepared(root: Path, name: str, *archives: Path, **options) -> str:
     """Prepares a set below `root`; returns its fingerprint."""
     given = [str(path) for path in archives]
-    prepare.prepare(name, data_dir=str(root), archive_path=given, **options)
+    prepare.prepare(name, data_dir=str(root), archives=given, **options)
     loaded = data.load(name, data_dir=str(root), train_split="train", eval_split="test")
     return loaded.fingerprint
 

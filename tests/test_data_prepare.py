@@ -70,9 +70,7 @@ def test_layouts_and_packings_give_one_fingerprint(tmp_path):
     fingerprints = set()
     for index, source in enumerate(sources):
         root = tmp_path / f"data{index}"
-        prepare.prepare(
-            "cifar10", data_dir=str(root), archive_path=str(source), allow_modified=True
-        )
+        prepare.prepare("cifar10", data_dir=str(root), archives=[str(source)], allow_modified=True)
         fingerprints.add(load(root).fingerprint)
     assert len(fingerprints) == 1
 
@@ -85,7 +83,7 @@ def test_preparing_leaves_no_temporary_files_and_preparing_again_changes_nothing
     version = helpers.prepare_binary(tmp_path / "data")
     assert list((tmp_path / "tmp").iterdir()) == []
     before = {path: path.stat().st_mtime_ns for path in version.rglob("*")}
-    again = prepare.prepare("cifar10", data_dir=str(tmp_path / "data"), archive_path="nowhere")
+    again = prepare.prepare("cifar10", data_dir=str(tmp_path / "data"), archives=["nowhere"])
     assert again == version
     assert {path: path.stat().st_mtime_ns for path in version.rglob("*")} == before
 
@@ -100,9 +98,7 @@ def test_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch, stop):
     root = tmp_path / "data"
     monkeypatch.setattr(writer, "_encode_all", interrupted)
     with pytest.raises((KeyboardInterrupt, UserError)) as error:
-        prepare.prepare(
-            "cifar10", data_dir=str(root), archive_path=str(source), allow_modified=True
-        )
+        prepare.prepare("cifar10", data_dir=str(root), archives=[str(source)], allow_modified=True)
     if error.type is UserError:
         assert "No space left" in str(error.value) and "\n" not in str(error.value)
     assert locate.find(root, "cifar10") is None
@@ -127,7 +123,7 @@ def test_unusable_directory_is_refused(tmp_path, where):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to the data directory"):
         prepare.prepare(
-            "cifar10", data_dir=str(tmp_path / where), archive_path=str(source), allow_modified=True
+            "cifar10", data_dir=str(tmp_path / where), archives=[str(source)], allow_modified=True
         )
 
 
@@ -144,7 +140,7 @@ sys.addaudithook(watch)
 from jaxcnn import data
 from jaxcnn.data.prepare import prepare
 
-prepare("cifar10", data_dir="data", archive_path=".", allow_modified=True)
+prepare("cifar10", data_dir="data", archives=["."], allow_modified=True)
 for _ in range(2):
     data.load("cifar10", data_dir="data", train_split="train", eval_split="test")
 data.load("digits", data_dir="", train_split="train", eval_split="test")
@@ -221,7 +217,7 @@ def whole_cifar10() -> Path:
 @pytest.mark.slow
 def test_whole_cifar10_is_prepared_and_read_without_loss(whole_cifar10, tmp_path):
     version = prepare.prepare(
-        "cifar10", data_dir=str(tmp_path), archive_path=str(whole_cifar10), allow_modified=True
+        "cifar10", data_dir=str(tmp_path), archives=[str(whole_cifar10)], allow_modified=True
     )
     decoded = load(tmp_path)
     start = time.monotonic()

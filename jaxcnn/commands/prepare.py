@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         directory = prepare.prepare(
             args.dataset,
             data_dir=args.data_dir,
-            archive_path=args.archive,
+            archives=args.archive,
             host=args.host or "",
             allow_modified=args.allow_modified,
         )

@@ -17,7 +17,7 @@ def prepare(
     name: str,
     *,
     data_dir: str = "",
-    archive_path: str | Sequence[str] = "",
+    archives: Sequence[str] = (),
     host: str = "",
     allow_modified: bool = False,
 ) -> Path:
@@ -29,8 +29,8 @@ def prepare(
         name: One of `NAMES`.
         data_dir: Where to put it; created if missing. Empty for `TFDS_DATA_DIR`, then
             `~/tensorflow_datasets`.
-        archive_path: Of CIFAR the binary or python archive, the folder that it unpacks to, or
-            parquet files or their folder; of others the published files or their folder; empty to
+        archives: Of CIFAR the binary or python archive, the folder that it unpacks to, or
+            parquet files or their folder; of others the published files or their folder; none to
             download.
         host: From where CIFAR is downloaded, one of `hosts.HOSTS`; empty for the first.
         allow_modified: Whether to accept files that are not the published ones; the fingerprint of
@@ -50,10 +50,9 @@ def prepare(
     if directory := find(root, name):
         return directory
     _make_writable(root)
-    paths = [archive_path] if isinstance(archive_path, str) else archive_path
     contents = (
-        read(name, paths, allow_modified=allow_modified)
-        if any(paths)
+        read(name, archives, allow_modified=allow_modified)
+        if archives
         else _fetch(name, root, host or hosts.HOSTS[0])
     )
     try:
@@ -69,9 +68,9 @@ def prepare(
 
 def read(name: str, paths: Sequence[str], *, allow_modified: bool) -> writer.Contents:
     """Reads the published files of a data set, see `prepare`; raises UserError as it does."""
-    given = [expanded(path) for path in paths if path]
+    given = [expanded(path) for path in paths]
     if name in SETS:
-        files = archive.read(*given, cifar=SETS[name], allow_modified=allow_modified)
+        files = archive.read(given, SETS[name], allow_modified=allow_modified)
         return convert.contents(files, SETS[name])
     return official.read(name, official.find(name, given), allow_modified=allow_modified)
 
@@ -82,7 +81,7 @@ def _fetch(name: str, root: Path, host: str) -> writer.Contents:
         return official.read(name, official.fetch(name, root), allow_modified=False)
     cifar = SETS[name]
     if host != "huggingface":
-        files = archive.read(hosts.fetch(cifar, root), cifar=cifar, allow_modified=False)
+        files = archive.read([hosts.fetch(cifar, root)], cifar, allow_modified=False)
         return convert.contents(files, cifar)
     paths = hosts.fetch_hub(cifar, root)
     try:

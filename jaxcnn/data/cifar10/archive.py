@@ -33,26 +33,24 @@ class Files(NamedTuple):
     modified: bool
 
 
-def read(path: Path, *others: Path, cifar: Cifar, allow_modified: bool) -> Files:
+def read(paths: Sequence[Path], cifar: Cifar, *, allow_modified: bool) -> Files:
     """Reads the example files from an archive, from an unpacked folder or from parquet files.
 
     Args:
-        path: The binary or the python archive, the folder that one of them unpacks to, the folder
-            above it, or a parquet file or the folder of such files.
-        *others: Further parquet files.
+        paths: The binary or the python archive, the folder that one of them unpacks to, the folder
+            above it, or the folder of parquet files; or parquet files, of which there may be
+            several.
         cifar: Which data set to expect.
         allow_modified: Whether to accept what is not the published data.
 
     Raises:
         UserError: Nothing is there, it is damaged, or it is modified and that is not allowed.
     """
+    path, *others = paths
+    if others and (odd := [str(each) for each in paths if not parquet.is_meant(each)]):
+        raise UserError(f"{odd[0]} is one of several archives: only parquet files may be several")
     try:
-        for other in (path, *others) if others else ():
-            if not parquet.is_meant(other):
-                raise UserError(
-                    f"{other} is one of several archives: only parquet files may be several"
-                )
-        found = {} if path.is_dir() and _layout(path, cifar) else parquet.find([path, *others])
+        found = {} if path.is_dir() and _layout(path, cifar) else parquet.find(paths)
         if found:
             return read_parquet(found, cifar, allow_modified=allow_modified)
         if path.is_dir():
