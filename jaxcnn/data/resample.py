@@ -22,10 +22,8 @@ def gaussian(size: int, sigma: float, truncate: float, edge: str) -> np.ndarray:
     """
     from scipy import ndimage  # imported here: only corruptions need it
 
-    identity = np.eye(size)
-    return ndimage.gaussian_filter(identity, (sigma, 0), mode=edge, truncate=truncate).astype(
-        np.float32
-    )
+    matrix = ndimage.gaussian_filter(np.eye(size), (sigma, 0), mode=edge, truncate=truncate)
+    return np.asarray(matrix, np.float32)
 
 
 def zoom(size: int, factor: float) -> np.ndarray:
