@@ -39,7 +39,7 @@ def draw(network: Network, split: Split, probabilities: np.ndarray, names: Seque
 
     of_true = maps[len(wrong) :]
     mistaken = [
-        plots.Look(
+        plots.Attribution(
             images[i],
             f"is {names[labels[i]]}",
             {words(i, predicted[i]): cam, words(i, labels[i]): cam_of_true},
@@ -47,7 +47,7 @@ def draw(network: Network, split: Split, probabilities: np.ndarray, names: Seque
         for i, cam, cam_of_true in zip(wrong, maps, of_true, strict=False)
     ]
     known = [
-        plots.Look(images[i], f"is {names[labels[i]]}", {words(i, predicted[i]): cam})
+        plots.Attribution(images[i], f"is {names[labels[i]]}", {words(i, predicted[i]): cam})
         for i, cam in zip(right, maps[2 * len(wrong) :], strict=True)
     ]
     height, width, _ = looks.layer.shape

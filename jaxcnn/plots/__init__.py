@@ -7,7 +7,7 @@ and matplotlib itself is imported by the first figure, so that a training starts
 from jaxcnn.plots.classes import confusion, per_class
 from jaxcnn.plots.corruptions import corruptions
 from jaxcnn.plots.curves import compared, curves
-from jaxcnn.plots.grad_cam import Look, grad_cam, overlay
+from jaxcnn.plots.grad_cam import Attribution, grad_cam, overlay
 from jaxcnn.plots.images import Prediction, filters, predictions, rows
 from jaxcnn.plots.rates import lr_range
 from jaxcnn.plots.reliability import reliability
@@ -16,7 +16,7 @@ from jaxcnn.plots.tradeoff import gradients, tradeoff
 
 __all__ = [
     "SUFFIXES",
-    "Look",
+    "Attribution",
     "Prediction",
     "compared",
     "confusion",

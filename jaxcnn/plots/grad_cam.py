@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _SHARE = 0.55  # of the map's color; the rest is the image in grey
 
 
-class Look(NamedTuple):
-    """An image, and the maps of some classes.
+class Attribution(NamedTuple):
+    """An image, and maps of what in it speaks for some classes.
 
     Attributes:
         image: uint8 [H, W, C].
@@ -41,7 +41,7 @@ def overlay(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
     return np.round(255 * (_SHARE * color + (1 - _SHARE) * grey)).astype(np.uint8)
 
 
-def grad_cam(sections: Mapping[str, Sequence[Look]], title: str) -> "Figure":
+def grad_cam(sections: Mapping[str, Sequence[Attribution]], title: str) -> "Figure":
     """Returns a block for each section: a column for each image, with its maps below it.
 
     Args:

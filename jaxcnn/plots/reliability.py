@@ -29,13 +29,13 @@ def reliability(parts: Mapping[str, BinSums], title: str) -> "Figure":
         grid = drawn.subplots(
             2, len(parts), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1]
         )
-        for (above, below), (name, (counts, hits, hopes)) in zip(
+        for (above, below), (name, (counts, correct, confidences)) in zip(
             grid.T, parts.items(), strict=True
         ):
             bins = len(counts)
             centres, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
             filled = np.maximum(counts, 1)
-            accuracy, confidence = hits / filled, hopes / filled
+            accuracy, confidence = correct / filled, confidences / filled
             above.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
             above.bar(centres, accuracy, width, color=style.colour(0), label="accuracy")
             above.bar(
