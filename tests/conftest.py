@@ -1,6 +1,7 @@
 """What holds for every test: strict JAX, the CPU, and the small networks and data they share."""
 
 import copy
+import gc
 import json
 import os
 import sys
@@ -33,6 +34,9 @@ from jaxcnn.runtime.compilation import init_compiler_options
 from jaxcnn.train import fit
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Traced programs are many objects that live on: to look through all of them often is in vain.
+gc.set_threshold(100_000, 20, 50)
 
 # One small network of each kind of block. Stock operations compile several times faster: use them
 # for tests of what is built from layers; tests/test_ops*.py show that ours give the same numbers,

@@ -183,9 +183,13 @@ def test_colors_are_those_of_pillow_with_factors_over_the_whole_range(name):
 # ------------------------------------------------------------------------------- RandAugment
 
 
+@functools.cache
+def _compiled(name):
+    return jax.jit(randaugment.OPERATIONS[name])
+
+
 def _operate(name, image, magnitude, sign=1.0):
-    operation = randaugment.OPERATIONS[name]
-    return np.asarray(operation(jnp.asarray(image), jnp.float32(magnitude), sign, FILL))
+    return np.asarray(_compiled(name)(image, jnp.float32(magnitude), jnp.float32(sign), FILL))
 
 
 NO_STRENGTH = ("auto_contrast", "equalize")
@@ -321,8 +325,9 @@ def test_cutmix_only_exchanges_pixels_within_a_rectangle():
 
 def test_the_weights_of_mixup_are_those_of_a_beta_distribution():
     images = np.zeros((20_000, 1, 1, 1), np.uint8)
+    mix_up = jax.jit(mixing.mix_up)
     for alpha in (0.2, 1.0):
-        _, weight = mixing.mix_up(KEY, images, alpha)
+        _, weight = mix_up(KEY, images, alpha)
         assert float(weight.mean()) == pytest.approx(0.5, abs=0.01)
         assert float(weight.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
 

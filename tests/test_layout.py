@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL, random_dataset, random_images, small_settings
+from conftest import SMALL, init, random_dataset, random_images, small_settings
 from flax import linen as nn
 from test_steps import _optimizer
 
@@ -119,13 +119,13 @@ def test_recomputing_blocks_changes_no_variable(name):
 def test_recomputing_blocks_changes_no_gradient(name):
     images = random_images(8).astype(np.float32) / 255
     gradients, products = [], []
+    variables = init(SMALL[name], images)
     for remat in (False, True):
         model = SMALL[name].clone(remat=remat)
-        variables = jax.jit(lambda k, m=model: m.init(k, images, train=False))(jax.random.key(0))
 
-        def loss(params, model=model, variables=variables):
-            variables = {**variables, "params": params}
-            logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        def loss(params, model=model):
+            both = {**variables, "params": params}
+            logits, _ = model.apply(both, images, train=True, mutable=["batch_stats"])
             return jnp.mean(logits**2)
 
         lowered = jax.jit(jax.grad(loss)).lower(variables["params"])

@@ -214,11 +214,12 @@ def test_plain_leaves_out_the_shortcuts_and_nothing_else():
     assert "shortcut_conv" in residual["stage2_block1"]
     shortcuts = sum(64 * 2**i * 128 * 2**i + 2 * 128 * 2**i for i in range(3))
     assert _count(residual) - _count(plain) == shortcuts
-    padded, plain = (models.create("resnet20", plain=p, ops="stock") for p in (False, True))
-    images = _random((2, 32, 32, 3))
+    padded = SMALL["resnet_padded"]
+    images = _random((2, 16, 16, 3))
     variables = init(padded, images)
     with_shortcuts, without = (
-        jax.jit(lambda v, m=m: m.apply(v, images, train=False))(variables) for m in (padded, plain)
+        jax.jit(lambda v, m=m: m.apply(v, images, train=False))(variables)
+        for m in (padded, padded.clone(plain=True))
     )
     assert not np.allclose(with_shortcuts, without)
 

@@ -112,7 +112,7 @@ def test_a_few_shapes_agree_with_the_definition(shape: tuple[int, ...], pads: Pa
 
 @pytest.mark.slow
 @pytest.mark.ci
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_shape_agrees_with_the_definition(data: st.DataObject) -> None:
     pad = st.integers(0, 3)

@@ -79,6 +79,8 @@ def _intermediates(program: Any) -> int:
     return size
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_gradients_in_turn_need_less_memory() -> None:
     loss, params, in_turn = _case("short mobilenet")
 
@@ -103,7 +105,7 @@ def _layer_by_layer(x: jax.Array, norm: Any, conv: Any, *, train: bool) -> jax.A
     ("name", "limit"),
     [
         ("short mobilenet", 0.75),
-        pytest.param("mobilenet", 0.75, marks=[pytest.mark.slow, pytest.mark.ci]),
+        pytest.param("mobilenet", 0.75, marks=pytest.mark.slow),
         pytest.param("resnet20", 0.9, marks=pytest.mark.slow),
     ],
 )

@@ -55,8 +55,8 @@ def counts(traced: Any, platform: str) -> dict[str, int]:
 
 
 # `.ci/run` looks at these, too: their kinds of block stand in the fast suite.
-_OTHERS = ("densenet40_k12", "densenet_without_bottleneck",
-           "resnet_padded", "resnet_bottleneck", "resnet_plain")  # fmt: skip
+_OTHERS = ("densenet40_k12", "densenet_without_bottleneck", "speedrun",
+           "resnet", "resnet_padded", "resnet_bottleneck", "resnet_plain")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_every_scheme_agrees_with_the_definition(
 
 @pytest.mark.slow
 @pytest.mark.ci
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize(("stride", "m"), SCHEMES)
 def test_every_scheme_agrees_for_any_shape(stride: int, m: int, data: st.DataObject) -> None:
