@@ -7,6 +7,7 @@ import jaxlib
 from jax import lax
 
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+"""XLA's option that says what YNNPACK computes."""
 
 # What XLA may give to YNNPACK, one of its own two libraries, by version of jaxlib. Never products:
 # it runs small ones on one core. Sums where every sum that was tried is right, see
