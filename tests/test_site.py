@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -15,6 +16,7 @@ from jaxcnn import cli, config, data, models, ops, plots
 from jaxcnn.commands import config_flag, train
 from jaxcnn.commands.parser import Parser
 from jaxcnn.config import files, schema
+from jaxcnn.evaluate.run import Run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -170,3 +172,29 @@ def test_the_site_is_built_without_a_warning_and_has_every_public_name(scripts, 
     for package in (config, data, models, ops, plots):
         own = {name.rpartition(".")[2] for name in ids if name.startswith(f"{package.__name__}.")}
         assert set(package.__all__) <= own
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@loads_a_file
+def test_python_on_the_pages_runs(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--train.epochs=1", "--dataset.train_split=train[:64]", "--notrain.plots"]
+    assert command("train", "--config=lenet:digits", "--workdir=runs/lenet", *tiny)[0] == 0
+    for name in ("mobilenet.safetensors", "mobilenet.stablehlo", "mobilenet.onnx"):
+        file_format = name.partition(".")[2]
+        assert command("export", "runs/lenet", "--format", file_format, "--out", name)[0] == 0
+    run = Run("runs/lenet")
+    images = run.dataset().eval.images[:8]
+    for name in ("exchange.md", "pretrained.md", "trust.md"):
+        given = {"images": images, "classes": np.zeros(8, np.int32)}
+        given |= {"module": run.model, "variables": run.trained[1]}
+        blocks = re.findall(
+            r"^```python\n(.*?)^```", (ROOT / "docs" / name).read_text(), re.M | re.S
+        )
+        assert blocks, name
+        for block in blocks:
+            exec(block, given)
+        if name == "exchange.md":
+            expected = given["program"].call(images)
+            np.testing.assert_allclose(given["logits"], expected, rtol=1e-3, atol=1e-3)
