@@ -6,6 +6,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/scripts/setup.sh"
 cd "$root"
 if [ $# -eq 0 ]; then
-  set -- build --strict --quiet
+  set -- build --strict # with --quiet it would count no warnings
 fi
 exec "${VENV:-$root/.venv}/bin/mkdocs" "$@"

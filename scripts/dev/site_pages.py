@@ -276,7 +276,8 @@ def _block(text: str) -> str:
 def _text(text: str) -> str:
     """Returns Markdown that shows `text`: names of flags, keys and the like as code."""
     escaped = html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*")
-    return re.sub(r"(?<![\w`-])(--[\w.-]*\w(?:=[\w.\[\]%:]*[\w\]])?)", r"`\1`", escaped)
+    code = r"(`[^`]*`)|(?<![\w-])(--[\w.-]*\w(?:=[\w.\[\]%:]*[\w\]])?)"
+    return re.sub(code, lambda found: found[1] or f"`{found[2]}`", escaped)
 
 
 def main() -> None:
