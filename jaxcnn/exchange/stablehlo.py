@@ -19,6 +19,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.exchange import network
 from jaxcnn.exchange.subject import Subject
 from jaxcnn.ops.pixels import normalize
+from jaxcnn.runtime.compilation import compiler_options
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -49,5 +50,5 @@ def read(path: Path) -> Callable[[np.ndarray], np.ndarray]:
         raise
     except Exception as error:  # a damaged file leads to almost any error
         raise UserError(f"{path} holds no program of jax.export: export it anew") from error
-    program = jax.jit(exported.call)
+    program = jax.jit(exported.call, compiler_options=compiler_options())
     return lambda images: np.asarray(program(images))

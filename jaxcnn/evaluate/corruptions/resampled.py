@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy import ndimage
 
 
@@ -21,6 +22,9 @@ def sample(image: jax.Array, y: jax.Array, x: jax.Array, edge: str) -> jax.Array
         edge: What lies beyond the edge: "reflect" for the mirror image that begins with the pixel
             at the edge, "mirror" for the one that begins with the pixel behind it.
     """
+    # Computed once: XLA may compute a position again for each use, with other roundings, and the
+    # pixel of the one would get the weight of the other. Needs `compilation.compiler_options`.
+    y, x = lax.optimization_barrier((y, x))
 
     def channel(values: jax.Array) -> jax.Array:
         return ndimage.map_coordinates(values, [y, x], order=1, mode=edge)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxcnn.data import jpeg, resample
 from jaxcnn.errors import UserError
 from jaxcnn.evaluate.corruptions import blur, digital, noise, weather
+from jaxcnn.runtime.compilation import compiled
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 16
@@ -207,9 +208,7 @@ def corruptor(name: str, image_shape: Shape, batch_size: int) -> Corruptor:
     parameters = COMPUTED[name].parameters(image_shape)
     key = jax.random.key(0, impl="threefry2x32")  # the same on every machine, each time
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
-    program = (
-        jax.jit(partial(of_batch, name)).lower(parameters[0], key, images, np.int32(0)).compile()
-    )
+    program = compiled(jax.jit(partial(of_batch, name)), (parameters[0], key, images, np.int32(0)))
 
     def corrupt(images: np.ndarray, severity: int, first: int) -> np.ndarray:
         return np.asarray(program(parameters[severity - 1], key, images, np.int32(first)))
