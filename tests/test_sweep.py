@@ -40,6 +40,9 @@ def fitted(monkeypatch):
         if config.optim.peak_lr > 1:
             raise UserError("the loss of step 3 is not finite")
         accuracy = config.optim.peak_lr / 2 + config.seed / 100
+        section = {**config.dataset, "fingerprint": "pixels sha256:1"}
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps({"dataset": section}))
         return {"epoch": 2, "train_loss": 1.0, "train_accuracy": 0.5, "eval_loss": 2.0,
                 "eval_accuracy": accuracy, "total_seconds": 1.0}  # fmt: skip
 
@@ -140,6 +143,7 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(tmp_path, fitted, pr
     for text in (shown, markdown):
         assert "11.00 ± 1.00" in text and "highest mean accuracy: optim.peak_lr=0.2" in text
         assert "optim.peak_lr=100,seed=1 failed: the loss of step 3 is not finite" in text
+        assert "trained on train[:90%], evaluated on train[90%:] of pixels sha256:1" in text
     assert len({line.count("|") for line in markdown.splitlines() if "|" in line}) == 1
 
 

@@ -10,7 +10,7 @@ from jaxcnn.run.folder import write_atomically
 from jaxcnn.run.observers import Observer, ObserverList
 from jaxcnn.study import progress, recipes, tables
 from jaxcnn.study.jobs import Job
-from jaxcnn.study.trainings import Outcome, Trainings, reached
+from jaxcnn.study.trainings import Outcome, Trainings, origin, reached
 
 FILES = ("study.json", "study.md")
 """What the study writes beside its run folders, before the report."""
@@ -90,17 +90,13 @@ def _results(
     for outcome in outcomes:
         networks.setdefault(outcome.job.config.model.name, []).append(outcome)
     summaries = [outcome.summary for outcome in outcomes]
-    first = next((o.job.path for o in outcomes if o.summary is not None), None)
-    config = RunFiles(first).read_json("config.json") if first else None
-    starts = RunFiles(first).starts() if first else []
     return {
         "budget": budget.name,
         "epochs": budget.epochs,
         "trainings": len(all_jobs),
         "done": len(outcomes),
         "failed": summaries.count(None),
-        "dataset": config["dataset"] if config else None,
-        "environment": starts[-1] if starts else None,
+        **origin(outcomes),
         "networks": [_of_network(budget, *item) for item in networks.items()],
     }
 
@@ -155,18 +151,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"budget {results['budget']}: {results['done']} of {results['trainings']} trainings; after "
         "the last epoch, mean ± standard deviation of the seeds"
     ]
-    if (data := results["dataset"]) is not None:
-        notes.append(
-            f"trained on {data['train_split']}, evaluated on {data['eval_split']} of "
-            f"{data['fingerprint']}"
-        )
-    if (start := results["environment"]) is not None:
-        devices = start.get("devices") or []
-        on_cpu = start.get("platform") == "cpu"
-        where = f"{start.get('cpu_count')} cores of {start.get('cpu')}"
-        where = where if on_cpu or not devices else f"{len(devices)} x {devices[0]}"
-        packages = start.get("packages", {})
-        notes.append(f"{where}, jax {packages.get('jax')}, flax {packages.get('flax')}")
+    notes += tables.origin(results)
     for row in results["networks"]:
         notes += [f"{failure['run']} failed: {failure['reason']}" for failure in row["failures"]]
     return notes

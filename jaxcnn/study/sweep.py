@@ -14,7 +14,7 @@ from jaxcnn.run.folder import write_atomically
 from jaxcnn.run.observers import Observer
 from jaxcnn.study import holdout, tables
 from jaxcnn.study.jobs import Job
-from jaxcnn.study.trainings import Outcome, Trainings, claimed, reached
+from jaxcnn.study.trainings import Outcome, Trainings, claimed, origin, reached
 
 FILES = ("sweep.json", "sweep.md")
 """What a sweep writes beside its run folders."""
@@ -119,15 +119,13 @@ class Sweep:
     @property
     def report(self) -> dict[str, Any]:
         """What is known so far, in JSON's kinds of values."""
-        section = next(self._jobs()).config.dataset
         points = [self._of_point(point) for point in self.points]
         known = [point for point in points if point["eval_accuracy"]["n"]]
         best = max(known, key=lambda point: point["eval_accuracy"]["mean"], default=None)
         return {
             "config": self.source,
             "swept": self.swept,
-            "train_split": section.train_split,
-            "eval_split": section.eval_split,
+            **origin(self._outcomes.values()),
             "trainings": sum(len(point.jobs) for point in self.points),
             "done": len(self._outcomes),
             "failed": sum(len(point["failures"]) for point in points),
@@ -166,9 +164,9 @@ def _rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _notes(report: Mapping[str, Any]) -> list[str]:
     """Returns what the table does not say: splits, failures, the best."""
     notes = [
-        f"{report['config']}: {report['done']} of {report['trainings']} trainings, on "
-        f"{report['train_split']}, evaluated on {report['eval_split']} after the last epoch; "
-        "mean ± standard deviation of n seeds"
+        f"{report['config']}: {report['done']} of {report['trainings']} trainings; after the last "
+        "epoch, mean ± standard deviation of n seeds",
+        *tables.origin(report),
     ]
     for point in report["points"]:
         notes += [f"{failure['run']} failed: {failure['reason']}" for failure in point["failures"]]

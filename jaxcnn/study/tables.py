@@ -1,7 +1,7 @@
 """Results of several seeds as a table: mean, standard deviation and n, as text and Markdown."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Sequence[str]
@@ -44,3 +44,21 @@ def markdown(header: Row, rows: Sequence[Row]) -> str:
         for row in (header, *rows)
     ]
     return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def origin(results: Mapping[str, Any]) -> list[str]:
+    """Returns lines on the data and the machine that `trainings.origin` found, if any."""
+    notes = []
+    if (data := results["dataset"]) is not None:
+        notes.append(
+            f"trained on {data['train_split']}, evaluated on {data['eval_split']} of "
+            f"{data['fingerprint']}"
+        )
+    if (start := results["environment"]) is not None:
+        devices = start.get("devices") or []
+        on_cpu = start.get("platform") == "cpu"
+        where = f"{start.get('cpu_count')} cores of {start.get('cpu')}"
+        where = where if on_cpu or not devices else f"{len(devices)} x {devices[0]}"
+        packages = start.get("packages", {})
+        notes.append(f"{where}, jax {packages.get('jax')}, flax {packages.get('flax')}")
+    return notes

@@ -14,6 +14,7 @@ from jaxcnn.config import schema
 from jaxcnn.config.settings import Settings, check_network
 from jaxcnn.errors import UserError
 from jaxcnn.run import lock
+from jaxcnn.run.files import RunFiles
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer
 from jaxcnn.study.jobs import Job
@@ -47,6 +48,17 @@ def reached(outcomes: Iterable[Outcome]) -> tuple[list[dict[str, Any]], list[dic
         else:
             runs.append({**which, **{key: summary[key] for key in _SCORES}})
     return runs, failures
+
+
+def origin(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Returns the data and the environment of the first run that ended, None where none did."""
+    first = next((outcome.job.path for outcome in outcomes if outcome.summary is not None), None)
+    files = RunFiles(first) if first else None
+    starts = files.starts() if files else []
+    return {
+        "dataset": files.read_json("config.json")["dataset"] if files else None,
+        "environment": starts[-1] if starts else None,
+    }
 
 
 class Trainings:

@@ -22,6 +22,7 @@ from jaxcnn.commands.parser import script_parser
 from jaxcnn.errors import UserError
 from jaxcnn.run import shapes
 from jaxcnn.run.files import shown
+from jaxcnn.study import sweep
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
 
@@ -39,6 +40,7 @@ WRITERS = {
     "cpu-": ("bench/steps.py", "training steps against PyTorch and stock Flax"),
     "pairs": ("bench/pairs.py", "two versions of the program, their speed"),
     "scaling": ("bench/scaling.py", "the cost of devices, input and calls"),
+    "sweep": ("jaxcnn sweep", "recipes tried on held-out training images"),
     "study": ("jaxcnn study", "the networks of the study, by one command"),
     "torch-training": ("checks/torch_training.py", "training here and in PyTorch, by seeds"),
     "seeds": ("bench/seeds.py", "several seeds in one call, or one after another"),
@@ -217,6 +219,13 @@ def page(folder: Path) -> str:
         "[cpu-performance.md](cpu-performance.md).",
         trainings(trained("cifar10.json") + trained("cifar10-first-epochs.json")),
     ]
+    if sweeps := sorted(folder.glob("sweep-*.json")):
+        parts += [
+            "## How recipes were chosen",
+            "By training images that were held out (`jaxcnn sweep`); the test images had no part "
+            "in it. What was not varied is in the file.",
+            *(outfiles.read(path, sweep.markdown).rstrip() for path in sweeps),
+        ]
     if compared := sorted(folder.glob("same-numbers*.json")):
         parts += [
             "## The same numbers as before",
