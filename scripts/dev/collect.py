@@ -223,7 +223,8 @@ def page(folder: Path) -> str:
         parts += [
             "## How recipes were chosen",
             "By training images that were held out (`jaxcnn sweep`); the test images had no part "
-            "in it. What was not varied is in the file.",
+            "in it. What was not varied is in the file; `-` stands for trainings that were planned "
+            "and not done. Data called `modified` are the JPEG copy of CIFAR-10.",
             *(outfiles.read(path, sweep.markdown).rstrip() for path in sweeps),
         ]
     if compared := sorted(folder.glob("same-numbers*.json")):
