@@ -12,7 +12,7 @@ from files of scripts/bench/steps.py: float32, batch 128, the median of several 
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ WRITERS = {
     "devices": ("checks/devices.py", "the same training on any number of devices"),
     "folder-memory": ("checks/folder_memory.py", "the memory of training on photographs"),
     "interchange": ("checks/interchange.py", "weights from and networks for other programs"),
+    "export-speeds": ("jaxcnn export --benchmark", "exported networks, their speed"),
     "serve-load": ("checks/serve_load.py", "a thousand images for the server of the page"),
     "trust": ("jaxcnn evaluate", "errors under corruptions, and calibration"),
     "sums": ("checks/sums.py", "XLA's CPU options that compute correctly"),
@@ -202,6 +203,28 @@ def index(files: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def export_speeds(files: Sequence[Path]) -> str:
+    """Returns the table of files of `jaxcnn export --benchmark`, which are of one machine."""
+    lines = [
+        "| network | format | ms for one image | images/s in batches of 128 | bytes |",
+        "|---|---|--:|--:|--:|",
+    ]
+    origins = set()
+    for path in files:
+        report = outfiles.read(path, lambda found: {**found, "formats": list(found["formats"])})
+        origins.add(
+            f"{report['machine']}, jax {report['versions']['jax']}, onnxruntime "
+            f"{report['versions']['onnxruntime']}."
+        )
+        for row in report["formats"]:
+            size = "-" if row["bytes"] is None else f"{row['bytes']:,}"
+            lines.append(
+                f"| {report['network']} | {row['format']} | {row['latency_ms']:.2f} | "
+                f"{row['images_per_second']:,.0f} | {size} |"
+            )
+    return "\n".join([*lines, "", *sorted(origins)])
+
+
 def page(folder: Path) -> str:
     """Returns the page on all results in `folder`, in Markdown."""
 
@@ -246,6 +269,9 @@ def page(folder: Path) -> str:
         "to the same code again; then runs, exported and computed without this program "
         "(`python scripts/checks/interchange.py`). Logits differ by so much of the largest.",
         outfiles.read(folder / "interchange.json", interchange.table),
+        "How fast exported networks are (`jaxcnn export RUN --benchmark --int8`); jaxcnn is this "
+        "program itself:",
+        export_speeds(sorted(folder.glob("export-speeds-*.json"))),
         "## How the package is built",
         "`python scripts/checks/structure.py`. A room is a module or folder at the top of "
         "`jaxcnn/`; an edge joins two that import each other's code; depth is the longest chain of "
