@@ -13,7 +13,7 @@ import jaxlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Half of the time of all tests is LLVM's optimizations and XLA's newer emitters of loops, which
 # 0.12 cannot do without. XLA's own optimizations, which decide what is fused, kept and exchanged,
-# stay. `.ci/run` sets XLA_FLAGS to nothing for the tests of operations.
+# stay. `.ci/run` sets XLA_FLAGS to nothing for some tests of operations.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"

@@ -232,13 +232,13 @@ def test_both_ways_have_the_same_shapes(dtype: Any, bottleneck: int) -> None:
 
 
 def test_an_exported_program_may_be_for_several_platforms() -> None:
-    x, weights = pixels(2, 4, 4, 5, dtype=np.float32), make(5, 2, 4, 8, np.float32)
-
     def gradient(x: Any, weights: Any) -> Any:
         return jax.grad(lambda *a: jnp.sum(one_operation(*a)[0] ** 2), (0, 1))(x, weights)
 
-    exported = jax.export.export(jax.jit(gradient), platforms=["cpu", "cuda"])(x, weights)
-    assert_close(exported.call(x, weights), jax.jit(gradient)(x, weights), 1e-6)
+    with jax.enable_x64(True):
+        x, weights = pixels(2, 4, 4, 5), make(5, 2, 4, 8)
+        exported = jax.export.export(jax.jit(gradient), platforms=["cpu", "cuda"])(x, weights)
+        assert_close(exported.call(x, weights), jax.jit(gradient)(x, weights), 1e-12)
 
 
 @pytest.mark.slow

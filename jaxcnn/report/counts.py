@@ -1,5 +1,6 @@
 """What the claims need that is counted: multiply-adds and connections; nothing is run for it."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,7 @@ def of_runs(runs: Mapping[str, Run]) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def mobilenet_blocks() -> list[tuple[summary.Layer, summary.Layer]]:
     """Returns (depthwise, pointwise) of each block of the study's MobileNet."""
     layers = summary.layers(models.create("mobilenet"), _IMAGE)

@@ -64,7 +64,7 @@ def of_networks(
             {**network.described(), "batches": [_bytes_digest(batch) for batch in drawn]},
             partial(network.initial_norms, drawn),
         )
-        found.append(_line(name, family, depth, "init", model, first.image_shape, median))
+        found.append(_line(name, family, depth, "init", median))
         advance()
     for name, run in trained(runs).items():
         network = _Network(run.model, run.image_shape, run.settings.pixel_stats)
@@ -73,18 +73,13 @@ def of_networks(
         norms = keeper.take(
             "gradients after training",
             {**network.described(), "state": _bytes_digest((variables, batch))},
-            partial(_trained_norms, network, variables, batch),
+            partial(network.trained_norms, variables, batch),
         )
         family = "plain" if run.settings.model.plain else models.FAMILY[run.model_name]
         depth = sum(row.layers for row in summary.block_summaries(run.model, run.image_shape))
-        found.append(_line(name, family, depth, "trained", run.model, run.image_shape, norms))
+        found.append(_line(name, family, depth, "trained", norms))
         advance()
     return found
-
-
-def _trained_norms(network: "_Network", variables: Any, batch: Batch) -> dict[str, float]:
-    """Returns the gradient norm of each kernel of a trained network, by its layer's path."""
-    return network.norms(network.program(), variables, batch)
 
 
 def trained(runs: Mapping[str, Run]) -> dict[str, Run]:
@@ -147,17 +142,26 @@ class _Network(NamedTuple):
         # Each runs a few times: compiling is most of the cost.
         return jax.jit(norms, compiler_options={**compiler_options(), **init_compiler_options()})
 
-    def norms(self, program: Any, variables: Any, batch: Batch) -> dict[str, float]:
-        """Returns the gradient norm of each kernel by its layer's path."""
-        return {
+    def norms(self, program: Any, variables: Any, batch: Batch) -> list[float]:
+        """Returns the gradient norms of the convolutions in order, without shortcuts'."""
+        by_layer = {
             "/".join(key.key for key in path[:-1]): float(norm)
             for path, norm in jax.tree_util.tree_leaves_with_path(program(variables, *batch))
             # Without scales and biases, whose gradients are sums over many more pixels.
             if path[-1].key == "kernel"
         }
+        return [
+            by_layer[layer.name]
+            for layer in summary.layers(self.model, self.image_shape)
+            if layer.kind not in ("norm", "dense") and "shortcut" not in layer.name
+        ]
 
-    def initial_norms(self, drawn: Sequence[Batch]) -> dict[str, float]:
-        """Returns the median over the seeds 0, 1, ..., each with a batch of its own."""
+    def trained_norms(self, variables: Any, batch: Batch) -> list[float]:
+        """Returns the norms of a trained network."""
+        return self.norms(self.program(), variables, batch)
+
+    def initial_norms(self, drawn: Sequence[Batch]) -> list[float]:
+        """Returns the medians over the seeds 0, 1, ..., each with a batch of its own."""
         program = self.program()
         init = jax.jit(
             lambda key: self.model.init(key, jnp.zeros((1, *self.image_shape)), train=False),
@@ -167,7 +171,7 @@ class _Network(NamedTuple):
             self.norms(program, init(jax.random.key(seed)), batch)
             for seed, batch in enumerate(drawn)
         ]
-        return {key: statistics.median(n[key] for n in norms) for key in norms[0]}
+        return [statistics.median(of_layer) for of_layer in zip(*norms, strict=True)]
 
 
 def _batch(dataset: Dataset, seed: int) -> Batch:
@@ -187,22 +191,8 @@ def _bytes_digest(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _line(
-    name: str,
-    family: str,
-    depth: int,
-    when: str,
-    model: nn.Module,
-    shape: tuple[int, int, int],
-    norms: Mapping[str, float],
-) -> dict[str, Any]:
-    """Returns the norms of the convolutions in order, without those of shortcuts."""
-    order = [
-        layer.name
-        for layer in summary.layers(model, shape)
-        if layer.kind not in ("norm", "dense") and "shortcut" not in layer.name
-    ]
-    values = [norms[layer] for layer in order]
+def _line(name: str, family: str, depth: int, when: str, values: list[float]) -> dict[str, Any]:
+    """Returns what the report has of a network: the norms, and first ones over last ones."""
     third = max(1, len(values) // 3)
     # Geometric, since norms range over powers of ten; a norm of zero would make it zero.
     mean = lambda part: float(np.exp(np.mean(np.log(np.maximum(part, 1e-30)))))  # noqa: E731
