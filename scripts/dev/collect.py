@@ -137,14 +137,22 @@ def table(results: list[dict[str, Any]], rates: dict[str, float]) -> str:
 
 
 def _conditions(results: list[dict[str, Any]]) -> str:
-    first = results[0]
+    machines: dict[str, list[str]] = {}
+    for result in results:
+        machine = (
+            f"{result['cpu_count']} cores of {result['cpu']}, jax {result['packages']['jax']}, "
+            f"flax {result['packages']['flax']}"
+        )
+        machines.setdefault(machine, []).append(result["summary"]["model"])
+    if len(machines) == 1:
+        where = "".join(machines)
+    else:  # named by networks, the most frequent one is that of the others
+        (most, _), *others = sorted(machines.items(), key=lambda item: -len(item[1]))
+        named = [f"{', '.join(networks)} on {machine}" for machine, networks in others]
+        where = "; ".join([*named, f"the others on {most}"])
     copies = sorted({result["data"] for result in results})
     note = " (JPEG copy)" if any("modified" in copy for copy in copies) else ""
-    return (
-        f"One run each, {first['cpu_count']} cores of {first['cpu']}, "
-        f"jax {first['packages']['jax']}, flax {first['packages']['flax']}; "
-        f"data: {', '.join(copies)}{note}."
-    )
+    return f"One run each, {where}; data: {', '.join(copies)}{note}."
 
 
 def trainings(results: list[dict[str, Any]]) -> str:
@@ -237,8 +245,8 @@ def page(folder: Path) -> str:
         "# Results",
         "Written by `python scripts/dev/collect.py --page docs/results`: edit that, not this page.",
         "## Trainings on CIFAR-10",
-        "Short trainings, not the networks' best; seed 0, float32. Images/s and minutes are those "
-        "of the runs, which shared their machine with others; for speed see "
+        "LeNet and MobileNet by the study's recipes, the others short; seed 0, float32. Images/s "
+        "and minutes are those of the runs, which shared their machine with others; for speed see "
         "[cpu-performance.md](cpu-performance.md).",
         trainings(trained("cifar10.json") + trained("cifar10-first-epochs.json")),
     ]
