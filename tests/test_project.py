@@ -108,6 +108,20 @@ def test_ops_imports_nothing_else_of_the_package(path):
         assert not name.startswith("jaxcnn") or name.startswith("jaxcnn.ops"), name
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_program_is_compiled_as_xla_chooses(path):
+    """Which on one version sums wrongly, see `ops.lowering`."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    without = [
+        call.lineno
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr == "compile"
+        and not call.args + call.keywords
+    ]
+    assert without == []
+
+
 def test_the_table_of_kills_in_the_documentation_is_the_one_that_the_results_give():
     command = [sys.executable, "scripts/checks/torture.py", "--table"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxcnn.runtime import sharding
+from jaxcnn.runtime.compilation import compiler_options
 
 # Batches prepared ahead of the step: one hides the host's work, the other its variation.
 _PREFETCHED = 2
@@ -62,7 +63,7 @@ class DeviceDataset:
                 out_shardings=self.sharding,
             )
             .lower(self._split, jax.ShapeDtypeStruct(shape, jnp.int32))
-            .compile()
+            .compile(compiler_options())
         )
 
     def _set_batch(self, split: Sequence[np.ndarray], mesh: Mesh, shape: tuple[int, ...]) -> None:

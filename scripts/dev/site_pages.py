@@ -14,13 +14,12 @@ import importlib
 import inspect
 import io
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxcnn import cli
 from jaxcnn.commands import config_flag
 from jaxcnn.commands.parser import Parser, script_parser
-from jaxcnn.config import files, schema
+from jaxcnn.config import compat, files, schema
 
 COMMANDS, SETTINGS = "reference/commands.md", "reference/settings.md"
 
@@ -178,21 +177,9 @@ def _configuration(name: str) -> tuple[str, str, str]:
     """Returns a configuration's name, its first line, and where it differs from the defaults."""
     source = (files.folder() / f"{name}.py").read_text(encoding="utf-8")
     own, usual = config_flag.load(name), schema.default_config()
-    differing = {
-        key: value
-        for key, value in _flat(schema.to_dict(own))
-        if value != dict(_flat(schema.to_dict(usual)))[key]
-    }
+    differing = compat.differences(schema.to_dict(usual), schema.to_dict(own))
     first = source.partition('"""')[2].partition("\n")[0]
-    return f"`{name}`", first, ", ".join(f"`{key}={value}`" for key, value in differing.items())
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return f"`{name}`", first, ", ".join(f"`{key}={value}`" for key, _, value in differing)
 
 
 def _api(title: str, words: str, modules: tuple[str, ...]) -> str:
