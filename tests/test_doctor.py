@@ -176,6 +176,7 @@ def winograd_everywhere():
     """Winograd's algorithm for few channels and images, too."""
     with (
         mock.patch.object(conditions, "WINOGRAD_CHANNELS", 1),
+        mock.patch.object(conditions, "WINOGRAD_GRAD_CHANNELS", 1),
         mock.patch.object(conditions, "WINOGRAD_KERNEL_GRAD_CHANNELS", 1),
         mock.patch.object(conditions, "WINOGRAD_LEAST_SAVED", 0),
     ):

@@ -114,6 +114,7 @@ def assert_agrees(draw: Any) -> None:
     case = random_case(batch, size, channels, features, kernel, stride, pads, depthwise)
     with (
         mock.patch.object(conditions, "WINOGRAD_CHANNELS", winograd),
+        mock.patch.object(conditions, "WINOGRAD_GRAD_CHANNELS", winograd),
         mock.patch.object(conditions, "WINOGRAD_KERNEL_GRAD_CHANNELS", winograd),
     ):
         jax.clear_caches()

@@ -113,6 +113,7 @@ def test_a_sharded_batch_is_not_gathered(winograd_channels: int) -> None:
     # Several chunks on each device, and not of equal size.
     xla.chunk_size = stride2.chunk_size = stride1.chunk_size = lambda *_: 2
     conditions.WINOGRAD_CHANNELS = conditions.WINOGRAD_KERNEL_GRAD_CHANNELS = int(sys.argv[1])
+    conditions.WINOGRAD_GRAD_CHANNELS = int(sys.argv[1])
     conditions.WINOGRAD_LEAST_SAVED = 0
 
     def loss(kernels, x):

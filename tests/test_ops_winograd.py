@@ -1,5 +1,6 @@
 """Winograd's algorithms: their numbers, and when they are taken."""
 
+import re
 from unittest import mock
 
 import jax
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops_convolution import definition, random_case
 
+from jaxcnn.ops.chunks import Chunk
 from jaxcnn.ops.conv import select, xla
 from jaxcnn.ops.spec import ConvSpec
-from jaxcnn.ops.winograd import coefficients, costs, stride1, stride2
+from jaxcnn.ops.winograd import coefficients, costs, stride1, stride2, transforms
 
 SCHEMES = [(1, 2), (1, 4), (2, 4)]  # stride, and outputs of a tile along one axis
 Size = tuple[int, int]
@@ -92,6 +94,28 @@ def test_every_scheme_agrees_for_any_shape(stride: int, m: int, data: st.DataObj
     case = random_case(batch, size, channels, features, 3, stride, pads)
     room = data.draw(st.sampled_from([0, stride1._CHUNK_BYTES]), "room")
     assert_agrees(stride, m, case, pads, room)
+
+
+@pytest.mark.parametrize("size", [13, 14, 15, 16, 31])
+def test_no_slice_is_read_twice(size: int) -> None:
+    """XLA makes one of two equal slices, and of one with two uses a call for every number."""
+    scheme = costs.best_scheme((size, size))
+    dtype = np.dtype(np.float32)
+
+    def transformed(x: jax.Array, start: jax.Array) -> jax.Array:
+        chunk = Chunk(x, start, 2)
+        return transforms.transform_input(chunk, (1, 1), (size, size), scheme, dtype)
+
+    shapes = jax.ShapeDtypeStruct((4, size, size, 16), dtype), jax.ShapeDtypeStruct((), np.int32)
+    text = jax.jit(transformed).lower(*shapes).compile().as_text()
+    slices = [
+        (name, body.count(f"%{name},") + body.count(f"%{name})"))
+        for body in text.split("\n\n")
+        for name in re.findall(r"%([\w.-]*slice[\w.-]*) = ", body)
+        if f"%{name} = " in body
+    ]
+    assert len(slices) >= 2 * scheme.points
+    assert all(uses <= 1 for _, uses in slices), slices
 
 
 def test_tiles_take_the_fewest_multiplications() -> None:

@@ -62,6 +62,10 @@ class LayerFactory:
         """ReLU of a sum that is kept for what follows."""
         return nn.relu(x) if self.ops == "stock" else ops.relu(x)
 
+    def gelu(self, x: jax.Array) -> jax.Array:
+        """The Gaussian error linear unit, not approximated by tanh."""
+        return nn.gelu(x, approximate=False) if self.ops == "stock" else ops.gelu(x)
+
     def max_pool(self, x: jax.Array, window: tuple[int, int] = (2, 2)) -> jax.Array:
         """The largest of each window: `[B, H, W, C]` to `[B, H / 2, W / 2, C]` for one of 2x2."""
         pool = nn.max_pool if self.ops == "stock" else ops.max_pool

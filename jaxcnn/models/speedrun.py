@@ -57,11 +57,11 @@ class Group(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H / 2, W / 2, features]`; `train` is positional for remat."""
         x = self.make.max_pool(self.conv(1)(x))
-        x = entered = _gelu(self.norm(1)(x, train=train))
+        x = entered = self.make.gelu(self.norm(1)(x, train=train))
         x = self.norm(2)(self.conv(2)(x), train=train)
         if self.is_residual:
-            x = self.norm(3)(self.conv(3)(_gelu(x)), train=train) + entered
-        return _gelu(x)
+            x = self.norm(3)(self.conv(3)(self.make.gelu(x)), train=train) + entered
+        return self.make.gelu(x)
 
     def conv(self, index: int) -> layers.Conv:
         """The 3x3 convolution of a number."""
@@ -104,7 +104,7 @@ class Speedrun(base.Network):
             use_bias=True,
             name=WHITENING,
         )
-        x = _gelu(whiten(images.astype(self.dtype)))
+        x = make.gelu(whiten(images.astype(self.dtype)))
         for index, width in enumerate(self.widths, start=1):
             features = max(8, int(width * self.width))
             x = group(features, self.is_residual, make, name=f"group{index}")(x, train)
@@ -130,11 +130,6 @@ class Speedrun(base.Network):
         """
         kernel = whitening.kernel_of(images[: whitening.IMAGES], stats)
         return {f"{WHITENING}/kernel": kernel}
-
-
-def _gelu(x: jax.Array) -> jax.Array:
-    """The Gaussian error linear unit (Hendrycks & Gimpel 2016, arXiv:1606.08415), not by tanh."""
-    return nn.gelu(x, approximate=False)
 
 
 def _with_deviation_1(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:

@@ -45,19 +45,20 @@ class Chunk(NamedTuple):
             return self.array
         return lax.dynamic_slice_in_dim(self.array, self.start, self.images)
 
-    def strided(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
+    def strided(self, axis: int, begin: int, step: int, count: int, spare: int = 0) -> jax.Array:
         """The entries `begin`, `begin + step` and so on along an axis other than the first.
 
         Every call slices the array again: XLA makes of a slice with several uses a function that is
-        called for every number.
+        called for every number. Of two equal slices it makes one, so they have to differ in what
+        they leave out: `spare` entries behind the last, which have to exist.
         """
-        return self.function(self._strided(axis, begin, step, count))
+        return self.function(self._strided(axis, begin, step, count, spare))
 
-    def _strided(self, axis: int, begin: int, step: int, count: int) -> jax.Array:
+    def _strided(self, axis: int, begin: int, step: int, count: int, spare: int) -> jax.Array:
         # All tiles may lie outside the image, and no slice has a negative span.
         if not count:
             return self._sliced()[(slice(None),) * axis + (slice(0),)]
-        span = step * (count - 1) + 1
+        span = step * (count - 1) + 1 + spare
         if self.start is None:
             return lax.slice_in_dim(self.array, begin, begin + span, step, axis)
         # `dynamic_slice` takes no stride: it takes the span, of which every `step`th entry is kept.

@@ -11,7 +11,9 @@ from jaxcnn.ops.winograd import costs
 from jaxcnn.ops.winograd.costs import Cost
 
 # Fewer channels on either side make Winograd's matrix products too thin to pay for its transforms.
+# Both gradients share the transform of a wide gradient: the images may have fewer channels.
 WINOGRAD_CHANNELS = 64
+WINOGRAD_GRAD_CHANNELS = 24
 WINOGRAD_KERNEL_GRAD_CHANNELS = 32
 
 # Winograd's algorithm has to leave at most this part of the multiplications, as the transforms of
@@ -111,11 +113,16 @@ def _is_winograd_input_grad(shape: ConvShape) -> bool:
     # Only with stride 1 is the gradient a convolution of the same kind (`ConvSpec.reversed`).
     if not _is_stride1(shape):
         return False
-    return _is_winograd_forward(shape._replace(spec=shape.spec.reversed()))
+    return _is_wide_joint(shape) and _is_profitable_stride1(shape.spec.reversed(), shape.batch)
+
+
+def _is_wide_joint(shape: ConvShape) -> bool:
+    return shape.channels >= WINOGRAD_GRAD_CHANNELS and shape.features >= WINOGRAD_CHANNELS
 
 
 def _is_winograd_kernel_grad(shape: ConvShape) -> bool:
     is_wide = min(shape.channels, shape.features) >= WINOGRAD_KERNEL_GRAD_CHANNELS
+    is_wide = is_wide or _is_wide_joint(shape)
     return is_wide and _is_profitable_stride1(shape.spec, shape.batch)
 
 
@@ -160,9 +167,13 @@ WINOGRAD_FORWARD = Condition(
     f"3x3, stride 1, at least {WINOGRAD_CHANNELS} channels and features, enough saved",
     _is_winograd_forward,
 )
-WINOGRAD_INPUT_GRAD = Condition(WINOGRAD_FORWARD.text, _is_winograd_input_grad)
+_WIDE_JOINT = f"at least {WINOGRAD_GRAD_CHANNELS} channels and {WINOGRAD_CHANNELS} features"
+WINOGRAD_INPUT_GRAD = Condition(
+    f"3x3, stride 1, {_WIDE_JOINT}, enough saved",
+    _is_winograd_input_grad,
+)
 WINOGRAD_KERNEL_GRAD = Condition(
-    f"3x3, stride 1, at least {WINOGRAD_KERNEL_GRAD_CHANNELS} channels and features, enough saved",
+    f"3x3, stride 1, {_WIDE_JOINT} or {WINOGRAD_KERNEL_GRAD_CHANNELS} of both, enough saved",
     _is_winograd_kernel_grad,
 )
 WINOGRAD_STRIDE2_KERNEL_GRAD = Condition(

@@ -122,6 +122,7 @@ def entries(
     Returns:
         An array `[..., tiles, ...]` for each place.
     """
+    taken: set[tuple[int, int]] = set()
 
     def entry(i: int) -> jax.Array:
         # Entry i of tile t is i + step * t - low on the axis: negative in the first `before` tiles,
@@ -129,8 +130,11 @@ def entries(
         before = min(tiles, max(0, -(-(low - i) // step)))
         first = i + step * before - low
         inside = max(0, min(tiles - before, -(-(x.array.shape[axis] - first) // step)))
+        # Tiles at both ends may read the same rows: see `strided`.
+        spare = int((first, inside) in taken)
+        taken.add((first, inside))
         # The chunk's function is applied here; a norm would not leave zeros that are filled in.
-        part = x.strided(axis, first, step, inside).astype(dtype)
+        part = x.strided(axis, first, step, inside, spare).astype(dtype)
         config = [(0, 0, 0)] * part.ndim
         config[axis] = (before, tiles - before - inside, 0)
         return lax.pad(part, jnp.zeros((), dtype), config)
