@@ -127,7 +127,8 @@ def end(program: Callable[[], int | str | None]) -> NoReturn:
             "have the program deal with numbers that are not finite"
         )
     except Interrupted as stop:
-        print(f"stopped after step {stop.step}; the same command continues", file=sys.stderr)
+        where = "" if stop.step is None else f" after step {stop.step}"
+        print(f"stopped{where}; the same command continues", file=sys.stderr)
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt as stop:
         if message := str(stop):

@@ -59,7 +59,7 @@ def _args(out, *arguments, config="lenet:digits"):
 def _jobs(monkeypatch, out, *arguments, config="lenet:digits"):
     """Returns the jobs that a command line means, without training."""
     found = []
-    monkeypatch.setattr(sweep.Sweep, "run", lambda self, observer: found.append(self))
+    monkeypatch.setattr(sweep.Sweep, "run", lambda self, *_: found.append(self))
     verb.run(_args(out, *arguments, config=config))
     return [job for point in found[0].points for job in point.jobs.values()]
 
@@ -181,7 +181,7 @@ def test_a_sweep_that_is_stopped_ends_in_the_bytes_of_single_trainings(
     arguments = ["--seeds", "2", *(f"--set={text}" for text in SMALL)]
     plan = []
     run = sweep.Sweep.run
-    monkeypatch.setattr(sweep.Sweep, "run", lambda self, observer: plan.append(self))
+    monkeypatch.setattr(sweep.Sweep, "run", lambda self, *_: plan.append(self))
     verb.run(_args(tmp_path / "out", *arguments))
     with pytest.raises(Interrupted):
         run(plan[0], StopAt())

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", type=int, help="of every training; their results have a folder of their own"
     )
+    parser.add_argument("--jobs", **training.JOBS)
     parser.add_argument("--data_dir", default="", help="TFDS directory; default: TFDS's own")
     parser.add_argument(
         "--status", action="store_true", help="show what is done and left, and train nothing"
@@ -62,12 +63,13 @@ def run(args: argparse.Namespace) -> int | None:
         print(f"{progress.table(found)}\n{progress.remaining(found)}")
         return None
     outfiles.check_folder("--out", out, (*study.FILES, *report.FILES))
-    training.prepare(job.config for job in jobs)
+    training.prepare([job.config for job in jobs])
+    beside = training.beside(args.jobs)
     with claimed(out):
         found = progress.states(jobs)
         print(f"{progress.table(found)}\n{progress.remaining(found)}", flush=True)
         try:
-            results = study.run(budget, jobs, out, observers.create_reporter())
+            results = study.run(budget, jobs, out, observers.create_reporter(), beside)
             # Seed 0 stands for all: it is named beforehand, not picked by what it reached.
             first = [job.path for job in jobs if job.config.seed == 0]
             trained = [path for path in first if RunFiles(path).summary() is not None]

@@ -3,6 +3,7 @@
 jaxcnn sweep lenet --seeds 5 --set optim.peak_lr=0.05,0.1,0.2
 jaxcnn sweep mobilenet:digits --set optim.peak_lr=0.1,0.2 --set train.epochs=5
 jaxcnn sweep lenet --seeds 5 --out runs/lenet-final        # seeds alone: the final runs
+jaxcnn sweep lenet --seeds 8 --jobs 4                      # four at a time, each on its cores
 
 Each training is a run folder in --out, with sweep.json and sweep.md; the same command continues
 where it stopped. A --set with a single value holds for all trainings.
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE[,VALUE...]",
         help="values of a key of the configuration; several --set give every combination",
     )
+    parser.add_argument("--jobs", **training.JOBS)
     parser.add_argument(
         "--out", type=Path, help="folder of the results (default: runs/NAME[-DATASET]-sweep)"
     )
@@ -58,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path(f"{train.default_workdir(args.config)}-sweep")
     outfiles.check_folder("--out", out, sweep.FILES)
     plan = sweep.Sweep(args.config, found, args.seeds, out, build)
-    training.prepare(job.config for point in plan.points for job in point.jobs.values())
+    training.prepare([job.config for point in plan.points for job in point.jobs.values()])
+    beside = training.beside(args.jobs)
     try:
-        plan.run(observers.create_reporter())
+        plan.run(observers.create_reporter(), beside)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             "stopped between two trainings; the same command continues"

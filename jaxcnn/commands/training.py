@@ -8,8 +8,11 @@ from absl import logging
 from ml_collections import config_dict
 
 from jaxcnn.commands import streams
+from jaxcnn.commands.parser import at_least
 from jaxcnn.doctor import record
 from jaxcnn.runtime import compilation_cache, environment, memory, switches
+from jaxcnn.study import side_by_side
+from jaxcnn.study.side_by_side import Beside
 
 
 def prepare(configs: Iterable[config_dict.ConfigDict]) -> None:
@@ -27,6 +30,26 @@ def prepare(configs: Iterable[config_dict.ConfigDict]) -> None:
     compilation_cache.use_compilation_cache()
     switches.check_devices()
     record.check_start()
+
+
+JOBS: dict[str, Any] = {
+    "type": at_least(1),
+    "default": 1,
+    "help": "trainings at a time, each on its share of the CPU's cores (default: 1)",
+}
+"""What `add_argument` needs for --jobs."""
+
+
+def beside(count: int) -> Beside | None:
+    """Returns how trainings are run side by side; None for one after another.
+
+    Raises:
+        UserError: If that cannot be done here.
+    """
+    if count == 1:
+        return None
+    side_by_side.shares(count)  # refused now, not after the first message
+    return Beside(count, prepare)
 
 
 def quiet_libraries() -> None:

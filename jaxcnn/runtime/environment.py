@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
         "devices": [device.device_kind for device in devices],
         "host": platform.platform(),
         "cpu": cpu_name(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": usable_cores(),
         "onednn": ops.has_onednn(),
     }
 
@@ -60,8 +60,8 @@ def git_revision() -> str | None:
 
 
 def machine() -> str:
-    """Returns the number of cores and the processor's name, to be stated with measurements."""
-    return f"{os.cpu_count()} cores of {cpu_name()}"
+    """Returns the cores that can be used and the processor's name, to be stated with figures."""
+    return f"{usable_cores()} cores of {cpu_name()}"
 
 
 def usable_cores() -> int:

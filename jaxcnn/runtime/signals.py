@@ -15,10 +15,10 @@ class Interrupted(Exception):
 
     Attributes:
         signum: The signal's number.
-        step: Steps taken.
+        step: Steps taken; None of several runs.
     """
 
-    def __init__(self, signum: int, step: int) -> None:
+    def __init__(self, signum: int, step: int | None = None) -> None:
         """Stores the signal's number and the step."""
         super().__init__(f"signal {signum} at step {step}")
         self.signum = signum

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.run.files import RunFiles
 from jaxcnn.run.folder import write_atomically
-from jaxcnn.run.observers import Observer, ObserverList
+from jaxcnn.run.observers import Observer
 from jaxcnn.study import progress, recipes, tables
-from jaxcnn.study.jobs import Job
-from jaxcnn.study.trainings import Outcome, Trainings, origin, reached
+from jaxcnn.study.jobs import Job, Outcome
+from jaxcnn.study.side_by_side import Beside
+from jaxcnn.study.trainings import Trainings, origin, reached
 
 FILES = ("study.json", "study.md")
 """What the study writes beside its run folders, before the report."""
@@ -34,14 +34,9 @@ def jobs(budget: recipes.Budget, out: Path, data_dir: str = "") -> list[Job]:
             config.dataset.data_dir = data_dir
             name = f"{network}-seed{seed}"
             job = Job(name, config, out / "runs" / name)
-            if seed < budget.seeds.get(network, 0) or _is_finished(job):
+            if seed < budget.seeds.get(network, 0) or job.is_finished:
                 found.append(job)
     return found
-
-
-def _is_finished(job: Job) -> bool:
-    summary = RunFiles(job.path).summary()
-    return summary is not None and summary["epoch"] == job.config.train.epochs
 
 
 class Remaining(Observer):
@@ -57,7 +52,11 @@ class Remaining(Observer):
 
 
 def run(
-    budget: recipes.Budget, all_jobs: list[Job], out: Path, observer: Observer
+    budget: recipes.Budget,
+    all_jobs: list[Job],
+    out: Path,
+    observer: Observer,
+    beside: Beside | None = None,
 ) -> dict[str, Any]:
     """Trains what is left and returns the results; `FILES` follow after every training.
 
@@ -66,6 +65,7 @@ def run(
         all_jobs: From `jobs`.
         out: The folder of the results, which the caller has claimed.
         observer: Gets the progress.
+        beside: If several are to be trained at a time.
 
     Raises:
         UserError: If no training can begin, as without data.
@@ -74,8 +74,10 @@ def run(
     trainings = Trainings(all_jobs)
     outcomes: list[Outcome] = []
     results = _results(budget, all_jobs, outcomes)
-    for outcome in trainings.run(ObserverList(observer, Remaining(all_jobs, observer))):
+    order = [job.path for job in all_jobs]
+    for outcome in trainings.run(observer, beside, Remaining(all_jobs, observer)):
         outcomes.append(outcome)
+        outcomes.sort(key=lambda outcome: order.index(outcome.job.path))
         results = _results(budget, all_jobs, outcomes)
         write_atomically(out / FILES[0], json.dumps(results, indent=2, allow_nan=False) + "\n")
         write_atomically(out / FILES[1], markdown(results))

@@ -13,8 +13,9 @@ from jaxcnn.errors import UserError
 from jaxcnn.run.folder import write_atomically
 from jaxcnn.run.observers import Observer
 from jaxcnn.study import holdout, tables
-from jaxcnn.study.jobs import Job
-from jaxcnn.study.trainings import Outcome, Trainings, claimed, origin, reached
+from jaxcnn.study.jobs import Job, Outcome
+from jaxcnn.study.side_by_side import Beside
+from jaxcnn.study.trainings import Trainings, claimed, origin, reached
 
 FILES = ("sweep.json", "sweep.md")
 """What a sweep writes beside its run folders."""
@@ -102,8 +103,12 @@ class Sweep:
     def _jobs(self) -> Iterator[Job]:
         return (job for point in self.points for job in point.jobs.values())
 
-    def run(self, observer: Observer) -> None:
+    def run(self, observer: Observer, beside: Beside | None = None) -> None:
         """Trains what is left; `report` and the files follow after every training.
+
+        Args:
+            observer: Gets the progress.
+            beside: If several are to be trained at a time.
 
         Raises:
             UserError: If no training can begin.
@@ -111,7 +116,7 @@ class Sweep:
         """
         trainings = Trainings(list(self._jobs()))
         with claimed(self.out):
-            for outcome in trainings.run(observer):
+            for outcome in trainings.run(observer, beside):
                 self._outcomes[outcome.job.path] = outcome
                 write_atomically(self.out / "sweep.json", json.dumps(self.report, indent=2) + "\n")
                 write_atomically(self.out / "sweep.md", markdown(self.report))

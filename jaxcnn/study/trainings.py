@@ -1,13 +1,14 @@
 """Trainings one after another: which there are, and what became of each.
 
-They take turns in one process, which imports and compiles once what they share. Each is a run
-folder of its own, so that the same list, trained again, continues where it stopped.
+They take turns in one process, which imports and compiles once what they share, or are side by side
+in several. Each is a run folder of its own, so that the same list, trained again, continues where
+it stopped.
 """
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxcnn import data
 from jaxcnn.config import schema
@@ -16,24 +17,11 @@ from jaxcnn.errors import UserError
 from jaxcnn.run import lock
 from jaxcnn.run.files import RunFiles
 from jaxcnn.run.folder import RunDir
-from jaxcnn.run.observers import Observer
-from jaxcnn.study.jobs import Job
+from jaxcnn.run.observers import Observer, ObserverList
+from jaxcnn.study import side_by_side
+from jaxcnn.study.jobs import Job, Outcome
+from jaxcnn.study.side_by_side import Beside
 from jaxcnn.train import fit
-
-
-class Outcome(NamedTuple):
-    """What became of a training.
-
-    Attributes:
-        job: The training.
-        summary: The content of its summary.json; None if it failed.
-        failure: Why it failed, in a line; "" if it did not.
-    """
-
-    job: Job
-    summary: dict[str, Any] | None
-    failure: str
-
 
 _SCORES = ("epoch", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "total_seconds")
 
@@ -93,14 +81,27 @@ class Trainings:
             self._dataset, self._key = data.load(**section), key
         return self._dataset
 
-    def run(self, observer: Observer) -> Iterator[Outcome]:
+    def run(
+        self, observer: Observer, beside: Beside | None = None, each_epoch: Observer | None = None
+    ) -> Iterator[Outcome]:
         """Trains what is left and yields what became of each, a finished one at once.
 
         A training that fails, as one that diverges does, does not keep the others from being done.
 
+        Args:
+            observer: Gets the progress.
+            beside: If several are to be trained at a time.
+            each_epoch: Is told of every epoch after `observer`.
+
         Raises:
+            UserError: If there are fewer cores than trainings at a time.
             Interrupted: When SIGINT or SIGTERM arrived; everything so far is saved.
         """
+        each_epoch = each_epoch or Observer()
+        if beside is not None and beside.number > 1:
+            yield from side_by_side.run(self.jobs, beside, observer, each_epoch)
+            return
+        observer = ObserverList(observer, each_epoch)
         for number, job in enumerate(self.jobs, 1):
             observer.say(f"training {number} of {len(self.jobs)}: {job.name}")
             try:
