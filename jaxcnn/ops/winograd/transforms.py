@@ -130,8 +130,9 @@ def entries(
         before = min(tiles, max(0, -(-(low - i) // step)))
         first = i + step * before - low
         inside = max(0, min(tiles - before, -(-(x.array.shape[axis] - first) // step)))
-        # Tiles at both ends may read the same rows: see `strided`.
-        spare = int((first, inside) in taken)
+        # Tiles at both ends may read the same rows, see `strided`; a spare one has to exist.
+        is_spare = first + step * (inside - 1) + 1 < x.array.shape[axis]
+        spare = int(is_spare and (first, inside) in taken)
         taken.add((first, inside))
         # The chunk's function is applied here; a norm would not leave zeros that are filled in.
         part = x.strided(axis, first, step, inside, spare).astype(dtype)
