@@ -5,6 +5,7 @@ trainings, one on each, do as many times as much. A result may depend on the num
 last bits: the same number of trainings at a time gives the same bytes.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -188,7 +189,8 @@ def _train(
         dataset = data.load(**job.config.dataset)
         summary = fit.fit(job.config, dataset, job.path, _Messages(connection))
         connection.send(("outcome", (summary, "")))
-    except UserError as error:
-        connection.send(("outcome", (None, str(error))))
+    except (UserError, OSError) as error:
+        with contextlib.suppress(OSError):  # such as a pipe whose other end has been killed
+            connection.send(("outcome", (None, str(error))))
     except (Interrupted, KeyboardInterrupt):
         pass  # the end of the connection says it

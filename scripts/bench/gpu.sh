@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in parts of less than nine minutes, on a machine that may have no network:
+# What only a GPU can show, each command nine minutes at most, on a machine that may have no network:
 #
 #     bash scripts/bench/gpu.sh                  # all parts, in their order
 #     bash scripts/bench/gpu.sh setup bench      # some of them

@@ -80,7 +80,7 @@ def parity(network: str, batch_size: int) -> dict[str, Any]:
 
 
 def too_large(images: int) -> dict[str, Any]:
-    """Asks for steps of so many images of random data in one batch; returns how that ended."""
+    """Asks for batches of so many of CIFAR-10's images; returns how that ended."""
     command = [
         sys.executable, "-m", "jaxcnn", "train", "--config=resnet", "--dry_run",
         f"--train.batch_size={images}", f"--dataset.train_split=train[:{images}]",

@@ -122,8 +122,7 @@ def _is_wide_joint(shape: ConvShape) -> bool:
 
 def _is_winograd_kernel_grad(shape: ConvShape) -> bool:
     is_wide = min(shape.channels, shape.features) >= WINOGRAD_KERNEL_GRAD_CHANNELS
-    is_wide = is_wide or _is_wide_joint(shape)
-    return is_wide and _is_profitable_stride1(shape.spec, shape.batch)
+    return (is_wide or _is_wide_joint(shape)) and _is_profitable_stride1(shape.spec, shape.batch)
 
 
 def _is_winograd_stride2_kernel_grad(shape: ConvShape) -> bool:
