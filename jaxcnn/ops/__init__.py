@@ -1,5 +1,6 @@
 """Convolution, pooling and norms that are fast on the CPU, and the stock primitives elsewhere."""
 
+from jaxcnn.ops.accelerate import accelerate
 from jaxcnn.ops.conv.api import conv_general_dilated
 from jaxcnn.ops.dense_block.op import dense_block
 from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS, YNN_FUSIONS
@@ -13,6 +14,7 @@ from jaxcnn.ops.pooling import avg_pool, max_pool
 __all__ = [
     "CPU_COMPILER_OPTIONS",
     "YNN_FUSIONS",
+    "accelerate",
     "at_least_float32",
     "avg_pool",
     "calls_onednn",

@@ -38,6 +38,7 @@ WRITERS = {
     "cpu-profile": ("bench/profile_step.py", "what a training step spends its time on"),
     "cpu-history": ("bench/history.py", "this project's versions"),
     "cpu-": ("bench/steps.py", "training steps against PyTorch and stock Flax"),
+    "models": ("bench/models.py", "networks that are not jaxcnn's, and stock JAX"),
     "pairs": ("bench/pairs.py", "two versions of the program, their speed"),
     "scaling": ("bench/scaling.py", "the cost of devices, input and calls"),
     "sweep": ("jaxcnn sweep", "recipes tried on held-out training images"),
@@ -247,7 +248,7 @@ def page(folder: Path) -> str:
         "## Trainings on CIFAR-10",
         "LeNet and MobileNet by the study's recipes, the others short; seed 0, float32. Images/s "
         "and minutes are those of the runs, which shared their machine with others; for speed see "
-        "[cpu-performance.md](cpu-performance.md).",
+        "[performance.md](performance.md).",
         trainings(trained("cifar10.json") + trained("cifar10-first-epochs.json")),
     ]
     if sweeps := sorted(folder.glob("sweep-*.json")):

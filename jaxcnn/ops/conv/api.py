@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxcnn.ops.conv import (
     conv_vjp,  # noqa: F401  gives the primitive its gradients
+    general,
     primitives,
 )
 from jaxcnn.ops.spec import ConvSpec
@@ -35,9 +36,10 @@ def conv_general_dilated(
     Takes the same arguments and gives the same result up to rounding, as do its derivatives of any
     order. Use it in any Flax model: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`.
 
-    Sped up on the CPU: images of `[N, H, W, C]` and kernels of `[h, w, C, F]` (NHWC, HWIO, NHWC) in
-    float32, bfloat16 or float64, without dilation, dense or depthwise (as many groups as channels,
-    one filter each). Everything else, and every other platform, gets the stock operation.
+    Sped up on the CPU: images of `[N, H, W, C]` and kernels of `[h, w, C / groups, F]` (NHWC, HWIO,
+    NHWC) in float32, bfloat16 or float64, with strides, dilated, or transposed (`lhs_dilation`),
+    not two of these at once; the same in 1-D; and in 3-D, neither in groups nor dilated.
+    Everything else, and every other platform, gets the stock operation.
 
     Where jaxlib has oneDNN (see `onednn_calls.py`), it computes float32 and bfloat16, unless the
     program is for JAX's compilation cache: leave that off, or compile inside `ops.uncached()`.
@@ -77,12 +79,16 @@ def conv_general_dilated(
         precision,
         preferred_element_type,
     )
+    y: jax.Array
     spec = conv_spec_of(*args, **others)
-    if spec is None:
-        return lax.conv_general_dilated(*args, **others)
-    lhs, rhs = same_varying_axes(lhs, rhs)
-    y: jax.Array = primitives.convolution.bind(lhs, rhs, spec=spec)
-    return y
+    if spec is not None:
+        y = primitives.convolution.bind(*same_varying_axes(lhs, rhs), spec=spec)
+        return y
+    wider = _general_spec_of(*args, **others)
+    if wider is not None:
+        y = general.convolution.bind(*same_varying_axes(lhs, rhs), spec=wider)
+        return y
+    return lax.conv_general_dilated(*args, **others)
 
 
 def conv_spec_of(
@@ -100,22 +106,61 @@ def conv_spec_of(
     **others: Any,
 ) -> ConvSpec | None:
     """Returns the description of a convolution that is sped up; None for one that is passed on."""
-    plain = (
-        lhs.ndim == rhs.ndim == 4
-        and lhs.dtype == rhs.dtype
-        and lhs.dtype in _FAST_DTYPES
-        and preferred_element_type in (None, lhs.dtype)
-        and batch_group_count == 1
-        and _is_undilated(lhs_dilation)
-        and _is_undilated(rhs_dilation)
-        and not any(value is not None for value in others.values())
-        and _is_ordinary(precision)
-        and _are_channels_last(lhs, rhs, dimension_numbers)
-        and _is_static(lhs, rhs)
-    )
-    if not plain:
+    args = (lhs, rhs, dimension_numbers, batch_group_count, precision, preferred_element_type)
+    is_flat = lhs.ndim == 4 and _is_undilated(lhs_dilation) and _is_undilated(rhs_dilation)
+    if not is_flat or not _is_usual(*args, others):
         return None
     return _conv_spec(lhs, rhs, window_strides, padding, feature_group_count, precision)
+
+
+def _general_spec_of(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    dimension_numbers: Any,
+    feature_group_count: int,
+    batch_group_count: int,
+    precision: Any,
+    preferred_element_type: Any,
+    **others: Any,
+) -> general.GeneralSpec | None:
+    """As `conv_spec_of`, for the convolutions of `general.py`."""
+    args = (lhs, rhs, dimension_numbers, batch_group_count, precision, preferred_element_type)
+    if not _is_usual(*args, others):
+        return None
+    dilations = (lhs_dilation, rhs_dilation)
+    if isinstance(precision, list):
+        # Hashable, as every parameter of a primitive has to be.
+        precision = tuple(precision)
+    return general.general_spec_of(
+        lhs, rhs, window_strides, padding, *dilations, feature_group_count, precision
+    )
+
+
+def _is_usual(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    numbers: Any,
+    batch_groups: int,
+    precision: Any,
+    element_type: Any,
+    others: dict[str, Any],
+) -> bool:
+    """Whether dtypes, layout and the rest are such as the fast paths take."""
+    return (
+        lhs.ndim == rhs.ndim
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in _FAST_DTYPES
+        and element_type in (None, lhs.dtype)
+        and batch_groups == 1
+        and not any(value is not None for value in others.values())
+        and _is_ordinary(precision)
+        and _are_channels_last(lhs, rhs, numbers)
+        and _is_static(lhs, rhs)
+    )
 
 
 def _is_undilated(dilation: Sequence[int] | None) -> bool:
@@ -138,10 +183,12 @@ def _are_channels_last(lhs: jax.Array, rhs: jax.Array, numbers: Any) -> bool:
         numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
     except (TypeError, ValueError):
         return False
+    last, spatial = lhs.ndim - 1, tuple(range(lhs.ndim - 2))
+    images = (0, last, *(axis + 1 for axis in spatial))
     return (
-        tuple(numbers.lhs_spec) == (0, 3, 1, 2)
-        and tuple(numbers.rhs_spec) == (3, 2, 0, 1)
-        and tuple(numbers.out_spec) == (0, 3, 1, 2)
+        tuple(numbers.lhs_spec) == images
+        and tuple(numbers.rhs_spec) == (last, last - 1, *spatial)
+        and tuple(numbers.out_spec) == images
     )
 
 

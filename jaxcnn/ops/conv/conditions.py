@@ -28,6 +28,10 @@ WINOGRAD_LEAST_SAVED = 128
 # With more channels times features, a matrix product fills the vector units by itself.
 PACKED_CHANNELS_TIMES_FEATURES = 100
 
+# The kernel's gradient gains only from few channels, and takes 50 times as long with more channels
+# than features.
+PACKED_KERNEL_GRAD_CHANNELS = 6
+
 # Features that fill one of the widest vectors (AVX-512, float32).
 VECTOR = 16
 
@@ -141,6 +145,12 @@ SINGLE_CHANNEL = Condition("one channel or one feature", _has_single_channel)
 STRIDE1 = Condition("stride 1", _is_stride1)
 PACKABLE = Condition(
     f"stride 1, channels times features at most {PACKED_CHANNELS_TIMES_FEATURES}", _is_packable
+)
+PACKABLE_KERNEL_GRAD = Condition(
+    f"{PACKABLE.text}, at most {PACKED_KERNEL_GRAD_CHANNELS} channels, no fewer features",
+    lambda shape: (
+        _is_packable(shape) and shape.channels <= min(shape.features, PACKED_KERNEL_GRAD_CHANNELS)
+    ),
 )
 FEW_FEATURES = Condition(
     f"{PACKABLE.text}, fewer than {VECTOR} features",

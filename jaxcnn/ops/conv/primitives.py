@@ -22,9 +22,9 @@ from jaxcnn.ops.lowering import cpu_or_stock
 from jaxcnn.ops.spec import ConvSpec
 
 
-def _define(
+def define(
     name: str,
-    shape: Callable[[reference.Shape, reference.Shape, ConvSpec], reference.Shape],
+    shape: Callable[..., reference.Shape],
     by_xla: Callable[..., jax.Array],
     by_onednn: Callable[..., jax.Array],
     elsewhere: Callable[..., jax.Array],
@@ -34,7 +34,7 @@ def _define(
 
     Args:
         name: Shown in a jaxpr.
-        shape: Of the result, from the shapes of the operands.
+        shape: Of the result, from the shapes of the operands and the spec.
         by_xla: For the CPU; takes also `shards`, the devices that may share the batch.
         by_onednn: For the CPU where oneDNN can be called.
         elsewhere: For every other platform.
@@ -86,7 +86,7 @@ def _lowering(
     by_onednn: Callable[..., Any],
     elsewhere: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """Returns the lowering rule that chooses among three functions; see `_define`."""
+    """Returns the lowering rule that chooses among three functions; see `define`."""
 
     def lower(ctx: Any, *operands: Any, spec: ConvSpec) -> Any:
         # Known here for the first time: while tracing there are no devices and no export yet.
@@ -144,7 +144,7 @@ def shards_of(ctx: Any) -> int:
     return 1
 
 
-convolution = _define(
+convolution = define(
     "cnn_convolution",
     reference.output_shape,
     xla.conv_forward,
@@ -152,7 +152,7 @@ convolution = _define(
     reference.conv_forward,
     (True, False),
 )
-conv_input_grad = _define(
+conv_input_grad = define(
     "cnn_input_gradient",
     reference.input_shape,
     xla.conv_input_grad,
@@ -160,7 +160,7 @@ conv_input_grad = _define(
     reference.conv_input_grad,
     (True, False),
 )
-conv_kernel_grad = _define(
+conv_kernel_grad = define(
     "cnn_kernel_gradient",
     reference.kernel_shape,
     xla.conv_kernel_grad,
@@ -169,24 +169,35 @@ conv_kernel_grad = _define(
     (True, True),
 )
 
-# Operands: convolution (x, kernel), conv_input_grad (dy, kernel), conv_kernel_grad (x, dy).
-# <ct, conv(x, kernel)> is linear in each of the three; the derivative by one of them, given the
-# other two, is one of the three primitives. So the rules lead from each to the other two.
-ad.defbilinear(
-    convolution,
-    lambda ct, x, kernel, spec: conv_input_grad.bind(ct, kernel, spec=spec),
-    lambda ct, x, kernel, spec: conv_kernel_grad.bind(x, ct, spec=spec),
-)
-ad.defbilinear(
-    conv_input_grad,
-    lambda ct, dy, kernel, spec: convolution.bind(ct, kernel, spec=spec),
-    lambda ct, dy, kernel, spec: conv_kernel_grad.bind(ct, dy, spec=spec),
-)
-ad.defbilinear(
-    conv_kernel_grad,
-    lambda ct, x, dy, spec: conv_input_grad.bind(dy, ct, spec=spec),
-    lambda ct, x, dy, spec: convolution.bind(x, ct, spec=spec),
-)
+
+def declare_bilinear(convolution: Primitive, input_grad: Primitive, kernel_grad: Primitive) -> None:
+    """Makes each derivative of three primitives one of the three.
+
+    Args:
+        convolution: Of `(x, kernel)`.
+        input_grad: Of `(dy, kernel)`.
+        kernel_grad: Of `(x, dy)`.
+    """
+    # <ct, conv(x, kernel)> is linear in each of the three; the derivative by one of them, given the
+    # other two, is one of the three primitives. So the rules lead from each to the other two.
+    ad.defbilinear(
+        convolution,
+        lambda ct, x, kernel, spec: input_grad.bind(ct, kernel, spec=spec),
+        lambda ct, x, kernel, spec: kernel_grad.bind(x, ct, spec=spec),
+    )
+    ad.defbilinear(
+        input_grad,
+        lambda ct, dy, kernel, spec: convolution.bind(ct, kernel, spec=spec),
+        lambda ct, dy, kernel, spec: kernel_grad.bind(ct, dy, spec=spec),
+    )
+    ad.defbilinear(
+        kernel_grad,
+        lambda ct, x, dy, spec: input_grad.bind(dy, ct, spec=spec),
+        lambda ct, x, dy, spec: convolution.bind(x, ct, spec=spec),
+    )
+
+
+declare_bilinear(convolution, conv_input_grad, conv_kernel_grad)
 
 
 def define_composite(

@@ -124,7 +124,7 @@ TABLE: dict[Backend, dict[str, tuple[Row, ...]]] = {
             ),
             Row(
                 "xla.column_packing",
-                when.PACKABLE,
+                when.PACKABLE_KERNEL_GRAD,
                 "a few columns at a time fill the vector units",
                 "column-packing",
             ),
