@@ -128,7 +128,7 @@ def test_a_mistake_is_told_before_anything_is_trained(
 
 def test_a_training_that_fails_is_told_and_the_others_go_on(tmp_path, fitted, prepared, capsys):
     rates = "--set=optim.peak_lr=0.1,100,0.2"
-    assert verb.run(_args(tmp_path, "--seeds", "3", rates)) == 1
+    assert verb.run(_args(tmp_path, "--seeds", "3", rates, "--set=train.batch_size=8")) == 1
     assert len(fitted) == 9
     report = json.loads((tmp_path / "sweep.json").read_text())
     low, wild, high = report["points"]
@@ -137,13 +137,14 @@ def test_a_training_that_fails_is_told_and_the_others_go_on(tmp_path, fitted, pr
     assert high["eval_accuracy"]["std"] == pytest.approx(np.std(accuracies, ddof=1))
     assert (high["eval_accuracy"]["n"], wild["eval_accuracy"]["n"]) == (3, 0)
     assert [failure["seed"] for failure in wild["failures"]] == [0, 1, 2]
-    assert report["best"] == {"optim.peak_lr": "0.2"} and report["failed"] == 3
+    assert report["best"]["optim.peak_lr"] == "0.2" and report["failed"] == 3
     shown = capsys.readouterr().out
     markdown = (tmp_path / "sweep.md").read_text()
     for text in (shown, markdown):
         assert "11.00 ± 1.00" in text and "highest mean accuracy: optim.peak_lr=0.2" in text
         assert "optim.peak_lr=100,seed=1 failed: the loss of step 3 is not finite" in text
         assert "trained on train[:90%], evaluated on train[90%:] of pixels sha256:1" in text
+        assert "all with train.batch_size=8\n" in text
     assert len({line.count("|") for line in markdown.splitlines() if "|" in line}) == 1
 
 

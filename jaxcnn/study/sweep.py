@@ -173,6 +173,9 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         "epoch, mean ± standard deviation of n seeds",
         *tables.origin(report),
     ]
+    values = report["points"][0]["values"]
+    if same := [f"{key}={values[key]}" for key in values if key not in report["swept"]]:
+        notes.insert(1, f"all with {', '.join(same)}")
     for point in report["points"]:
         notes += [f"{failure['run']} failed: {failure['reason']}" for failure in point["failures"]]
     if report["best"]:

@@ -66,28 +66,21 @@ def conv_general_dilated(
         ValueError: As `lax` does.
     """
     lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
-    args = (
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation,
-        rhs_dilation,
-        dimension_numbers,
-        feature_group_count,
-        batch_group_count,
-        precision,
-        preferred_element_type,
-    )
+    window = (window_strides, padding, lhs_dilation, rhs_dilation)
+    groups = (feature_group_count, batch_group_count)
+    args = (lhs, rhs, *window, dimension_numbers, *groups, precision, preferred_element_type)
     y: jax.Array
     spec = conv_spec_of(*args, **others)
     if spec is not None:
         y = primitives.convolution.bind(*same_varying_axes(lhs, rhs), spec=spec)
         return y
-    wider = _general_spec_of(*args, **others)
-    if wider is not None:
-        y = general.convolution.bind(*same_varying_axes(lhs, rhs), spec=wider)
-        return y
+    of_kind = (lhs, rhs, dimension_numbers, batch_group_count, precision, preferred_element_type)
+    if _is_usual(*of_kind, others):
+        steps = (window_strides, rhs_dilation, lhs_dilation)
+        wider = general.spec_of(lhs, rhs, steps, padding, feature_group_count, precision)
+        if wider is not None:
+            y = general.convolution.bind(*same_varying_axes(lhs, rhs), spec=wider)
+            return y
     return lax.conv_general_dilated(*args, **others)
 
 
@@ -111,33 +104,6 @@ def conv_spec_of(
     if not is_flat or not _is_usual(*args, others):
         return None
     return _conv_spec(lhs, rhs, window_strides, padding, feature_group_count, precision)
-
-
-def _general_spec_of(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None,
-    rhs_dilation: Sequence[int] | None,
-    dimension_numbers: Any,
-    feature_group_count: int,
-    batch_group_count: int,
-    precision: Any,
-    preferred_element_type: Any,
-    **others: Any,
-) -> general.GeneralSpec | None:
-    """As `conv_spec_of`, for the convolutions of `general.py`."""
-    args = (lhs, rhs, dimension_numbers, batch_group_count, precision, preferred_element_type)
-    if not _is_usual(*args, others):
-        return None
-    dilations = (lhs_dilation, rhs_dilation)
-    if isinstance(precision, list):
-        # Hashable, as every parameter of a primitive has to be.
-        precision = tuple(precision)
-    return general.general_spec_of(
-        lhs, rhs, window_strides, padding, *dilations, feature_group_count, precision
-    )
 
 
 def _is_usual(

@@ -28,8 +28,8 @@ WINOGRAD_LEAST_SAVED = 128
 # With more channels times features, a matrix product fills the vector units by itself.
 PACKED_CHANNELS_TIMES_FEATURES = 100
 
-# The kernel's gradient gains only from few channels, and takes 50 times as long with more channels
-# than features.
+# The kernel's gradient gains only from few channels; with more channels than features it is very
+# slow.
 PACKED_KERNEL_GRAD_CHANNELS = 6
 
 # Features that fill one of the widest vectors (AVX-512, float32).

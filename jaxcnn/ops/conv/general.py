@@ -342,21 +342,29 @@ define_joint(
 )
 
 
-def general_spec_of(
+def spec_of(
     lhs: jax.Array,
     rhs: jax.Array,
-    strides: Sequence[int],
+    steps: tuple[Sequence[int], Sequence[int] | None, Sequence[int] | None],
     padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None,
-    rhs_dilation: Sequence[int] | None,
     groups: int,
     precision: Any,
 ) -> GeneralSpec | None:
-    """Returns the description of a convolution, channels last; None for one that is passed on."""
+    """Returns the description of a convolution, channels last; None for one that is passed on.
+
+    Args:
+        lhs: Images.
+        rhs: Kernel.
+        steps: Strides, dilation of the kernel and of the images, as `lax` takes them.
+        padding: As `lax` takes it.
+        groups: Of channels.
+        precision: As `lax` takes it.
+    """
     rank = lhs.ndim - 2
     ones = (1,) * rank
     sizes, kernel_size = lhs.shape[1:-1], rhs.shape[:-2]
-    numbers = (tuple(strides), tuple(rhs_dilation or ones), tuple(lhs_dilation or ones))
+    strides, dilation, spread = (tuple(step or ones) for step in steps)
+    numbers = (strides, dilation, spread)
     if rank not in (1, 2, 3) or any(len(n) != rank for n in numbers):
         return None
     if not all(isinstance(n, int) and n > 0 for n in (*itertools.chain(*numbers), groups)):
@@ -364,21 +372,22 @@ def general_spec_of(
     if rhs.shape[-2] * groups != lhs.shape[-1] or rhs.shape[-1] % groups:
         return None
     if isinstance(padding, str):
-        if padding.upper() not in ("SAME", "SAME_LOWER", "VALID") or max(numbers[2]) > 1:
+        if padding.upper() not in ("SAME", "SAME_LOWER", "VALID") or max(spread) > 1:
             return None
-        reach = [(k - 1) * d + 1 for k, d in zip(kernel_size, numbers[1], strict=True)]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
         padding = lax.padtype_to_pads(sizes, reach, strides, padding)
     if len(padding) != rank:
         return None
     spec = GeneralSpec(
         sizes=tuple(sizes),
         kernel_size=tuple(kernel_size),
-        strides=numbers[0],
+        strides=strides,
         padding=tuple((int(low), int(high)) for low, high in padding),
-        dilation=numbers[1],
-        spread=numbers[2],
+        dilation=dilation,
+        spread=spread,
         groups=groups,
-        precision=precision,
+        # Hashable, as every parameter of a primitive has to be.
+        precision=tuple(precision) if isinstance(precision, list) else precision,
     )
     # An empty result, or a kernel larger than the padded image, is left to `lax`.
     is_plain = min(spec.output_size) > 0
