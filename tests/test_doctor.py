@@ -357,7 +357,13 @@ def test_doctor_looks_at_everything_and_is_content(home, tiny_network, command):
     assert (code, errors) == (0, [])
     for text in (
         *(f"jaxlib {jaxlib.__version__}", "devices: ", "memory", "disk", "compiled programs"),
-        *("data: digits", "sums and products: 2 small programs", "2 right", "3 x 3x3: "),
+        *(
+            "data: digits",
+            "sums and products: 2 small programs",
+            "2 right",
+            "1 x 3x3: ",
+            "2 x 3x3: ",
+        ),
         *("a batch of digits", "compiling as for a run", "arrays are right", "all is well"),
     ):
         assert text in output

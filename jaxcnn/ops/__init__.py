@@ -1,6 +1,5 @@
 """Convolution, pooling and norms that are fast on the CPU, and the stock primitives elsewhere."""
 
-from jaxcnn.ops.accelerate import accelerate
 from jaxcnn.ops.conv.api import conv_general_dilated
 from jaxcnn.ops.dense_block.op import dense_block
 from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS, YNN_FUSIONS
@@ -10,6 +9,7 @@ from jaxcnn.ops.onednn_calls import are_in as calls_onednn
 from jaxcnn.ops.onednn_calls import is_present as has_onednn
 from jaxcnn.ops.onednn_calls import uncached
 from jaxcnn.ops.pooling import avg_pool, max_pool
+from jaxcnn.ops.substitute import accelerate
 
 __all__ = [
     "CPU_COMPILER_OPTIONS",
