@@ -1,5 +1,9 @@
 """Grouped, dilated, transposed, 1-D and 3-D convolutions against those of JAX."""
 
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +15,7 @@ from jax import lax
 
 from jaxcnn import ops
 from jaxcnn.ops.conv import general
+from jaxcnn.runtime import launch
 
 
 def arguments(rank: int, groups: int = 1, pad: Any = "SAME", **numbers: Any) -> dict[str, Any]:
@@ -72,11 +77,13 @@ STOCK = {
 }
 
 
-def operands(case: Any, dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def operands(
+    case: Any, dtype: Any = np.float32, batch: int = 2
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images, kernel and gradient of the result; height and width of the images differ."""
     size, side, channels, features, others = case
     rank, rng = len(others["window_strides"]), np.random.default_rng(0)
-    x = rng.normal(size=(2, *(size + axis for axis in range(rank)), channels))
+    x = rng.normal(size=(batch, *(size + axis for axis in range(rank)), channels))
     shape = (*[side] * rank, channels // others["feature_group_count"], features)
     kernel = rng.normal(size=shape)
     y = jax.eval_shape(lambda x, k: lax.conv_general_dilated(x, k, **others), x, kernel)
@@ -168,6 +175,46 @@ def test_elsewhere_it_is_the_stock_operation() -> None:
     text = jax.export.export(ours, platforms=["cuda"])(*arrays).mlir_module()
     assert text.count("stablehlo.convolution") == 3
     assert "stablehlo.dot_general" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_sharded_batch_is_not_gathered() -> None:
+    """In a child process, which alone can have several devices."""
+    program = """
+    import jax, numpy as np, re, sys
+    from jax.sharding import NamedSharding, PartitionSpec as P
+    sys.path.insert(0, sys.argv[1])
+    from test_ops_general import CASES, all_three, operands
+    from jaxcnn import ops
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    for name, case in CASES.items():
+        x, kernel, dy = operands(case, batch=8)
+        step = all_three(ops.conv_general_dilated, case[-1])
+        ways = dict(in_shardings=(split, whole, split), out_shardings=(split, split, whole))
+        divided = jax.jit(step, **ways)
+        text = divided.lower(x, kernel, dy).compile().as_text()
+        for collective in ("all-gather", "all-to-all", "collective-permute"):
+            assert not re.search(rf"{collective}(-start)?[(]", text), (name, collective)
+        batch = P("data")
+        mapped = jax.shard_map(
+            step, mesh=mesh, in_specs=(batch, P(), batch), out_specs=(batch, batch, P())
+        )
+        alone = jax.jit(step)(x, kernel, dy)
+        for way in (divided, jax.jit(mapped)):
+            for a, b in zip(way(x, kernel, dy), alone, strict=True):
+                assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b), name
+    print("passed")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(Path(__file__).parent)],
+        env=launch.environment(0, 4, False),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.stdout.strip() == "passed", result.stderr[-3000:]
 
 
 class Hourglass(nn.Module):

@@ -1,4 +1,4 @@
-"""The static description of a convolution: sizes, strides, padding, groups."""
+"""The static description of a convolution: sizes, strides, padding, dilation, groups."""
 
 import dataclasses
 from typing import Any
@@ -75,4 +75,64 @@ class ConvSpec:
             padding.append((before, n - out + k - 1 - before))
         return dataclasses.replace(
             self, input_size=self.output_size, padding=(padding[0], padding[1])
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneralSpec:
+    """The static description of a convolution of `[N, ..., C]` by `[..., C / groups, F]`.
+
+    Attributes:
+        input_size: Of the images, along each spatial axis, of which there are one to three.
+        kernel_size: Of the kernel, along the same axes.
+        strides: Step of the window, in pixels.
+        padding: Zeros put before and after; negative numbers crop.
+        kernel_dilation: Distance between the kernel's entries.
+        input_dilation: Distance between the images' pixels, with zeros between them; with more than
+            1 the convolution is the transpose of one with that stride.
+        groups: Of channels; group g of the output depends on group g of the input alone.
+        precision: As in `lax.conv_general_dilated`; only accelerators use it.
+    """
+
+    input_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    kernel_dilation: tuple[int, ...]
+    input_dilation: tuple[int, ...]
+    groups: int
+    precision: Any = None
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        """Size of the result along each spatial axis."""
+        inputs = [
+            (n - 1) * d + 1 for n, d in zip(self.input_size, self.input_dilation, strict=True)
+        ]
+        windows = [
+            (k - 1) * d + 1 for k, d in zip(self.kernel_size, self.kernel_dilation, strict=True)
+        ]
+        return tuple(
+            (n + sum(pads) - window) // stride + 1
+            for n, window, stride, pads in zip(
+                inputs, windows, self.strides, self.padding, strict=True
+            )
+        )
+
+    def as_conv(self, channels: int, features: int) -> ConvSpec | None:
+        """The same as a `ConvSpec`, for C channels and F features; None if it has none."""
+        is_depthwise = 1 < self.groups == channels == features
+        if max(*self.kernel_dilation, *self.input_dilation) > 1 or len(self.input_size) != 2:
+            return None
+        if self.groups > 1 and not is_depthwise:
+            return None
+        (height, width), (rows, columns) = self.input_size, self.kernel_size
+        (down, right), (vertical, horizontal) = self.strides, self.padding
+        return ConvSpec(
+            input_size=(height, width),
+            kernel_size=(rows, columns),
+            strides=(down, right),
+            padding=(vertical, horizontal),
+            depthwise=is_depthwise,
+            precision=self.precision,
         )

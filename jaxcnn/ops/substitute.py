@@ -13,10 +13,11 @@ from jaxcnn.ops.conv.api import conv_general_dilated
 def accelerate(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function with every convolution computed by `ops.conv_general_dilated`.
 
-    For models that leave no choice of the convolution, as `flax.linen.ConvTranspose`:
-    `apply = ops.accelerate(model.apply)`. Goes into `jit` and `checkpoint`; convolutions inside of
-    loops, `cond`, and functions with derivatives of their own stay as they are. Inside a `jit` it
-    costs nothing at run time; outside of one, every call is traced again.
+    For models whose layers take no convolution as an argument, such as
+    `flax.linen.ConvTranspose`: `apply = ops.accelerate(model.apply)`. Goes into `jit` and
+    `checkpoint`; convolutions inside of loops, `cond`, and functions with derivatives of their own
+    stay as they are. Inside a `jit` it costs nothing at run time; outside of one, every call is
+    traced again.
 
     Args:
         function: Of any arguments; what it returns consists of arrays.
@@ -41,7 +42,9 @@ def _evaluated(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[A
 
     for equation in jaxpr.eqns:
         operands = [value(atom) for atom in equation.invars]
-        values |= zip(equation.outvars, _applied(equation, operands), strict=True)
+        # Such settings as `jax.default_matmul_precision` that the equation was traced under.
+        with equation.ctx.manager:
+            values |= zip(equation.outvars, _applied(equation, operands), strict=True)
     return [value(atom) for atom in jaxpr.outvars]
 
 
@@ -58,6 +61,5 @@ def _applied(equation: Any, operands: list[Any]) -> Sequence[Any]:
             policy=params["policy"],
         )
         return again(*operands)
-    with equation.ctx.manager:
-        results = primitive.bind(*operands, **primitive.get_bind_params(params))
+    results = primitive.bind(*operands, **primitive.get_bind_params(params))
     return results if primitive.multiple_results else [results]

@@ -9,10 +9,11 @@ from jax import lax
 
 from jaxcnn.ops.conv import (
     conv_vjp,  # noqa: F401  gives the primitive its gradients
+    decompose,
     general,
     primitives,
 )
-from jaxcnn.ops.spec import ConvSpec
+from jaxcnn.ops.spec import ConvSpec, GeneralSpec
 
 _FAST_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)
 
@@ -37,16 +38,17 @@ def conv_general_dilated(
     order. Use it in any Flax model: `nn.Conv(..., conv_general_dilated=conv_general_dilated)`.
 
     Sped up on the CPU: images of `[N, H, W, C]` and kernels of `[h, w, C / groups, F]` (NHWC, HWIO,
-    NHWC) in float32, bfloat16 or float64, with strides, dilated, or transposed (`lhs_dilation`),
-    not two of these at once; the same in 1-D; and in 3-D, neither in groups nor dilated.
-    Everything else, and every other platform, gets the stock operation.
+    NHWC) in float32, bfloat16 or float64, also with strides, in groups, dilated (at least 32
+    channels and features, or in groups) or transposed (`lhs_dilation`); in 1-D, in groups or
+    transposed; in 3-D, in one group and undilated. Two of strides and the dilations at once,
+    everything else, and every other platform get the stock operation.
 
     Where jaxlib has oneDNN (see `onednn_calls.py`), it computes float32 and bfloat16, unless the
     program is for JAX's compilation cache: leave that off, or compile inside `ops.uncached()`.
 
     Args:
-        lhs: Images, `[N, H, W, C]` for the fast path.
-        rhs: Kernel, `[h, w, C / groups, F]` for the fast path.
+        lhs: Images, `[N, H, W, C]` for the fast path, or of another rank, channels last.
+        rhs: Kernel, `[h, w, C / groups, F]` for the fast path, or of the same rank.
         window_strides: As in `lax`.
         padding: As in `lax`: "SAME", "SAME_LOWER", "VALID", or pairs of pixels.
         lhs_dilation: As in `lax`.
@@ -69,22 +71,27 @@ def conv_general_dilated(
     window = (window_strides, padding, lhs_dilation, rhs_dilation)
     groups = (feature_group_count, batch_group_count)
     args = (lhs, rhs, *window, dimension_numbers, *groups, precision, preferred_element_type)
+    spec = _general_spec_of(*args, **others)
+    if spec is None:
+        return lax.conv_general_dilated(*args, **others)
+    channels, features = lhs.shape[-1], rhs.shape[-1]
     y: jax.Array
-    spec = conv_spec_of(*args, **others)
-    if spec is not None:
-        y = primitives.convolution.bind(*same_varying_axes(lhs, rhs), spec=spec)
-        return y
-    of_kind = (lhs, rhs, dimension_numbers, batch_group_count, precision, preferred_element_type)
-    if _is_usual(*of_kind, others):
-        steps = (window_strides, rhs_dilation, lhs_dilation)
-        wider = general.spec_of(lhs, rhs, steps, padding, feature_group_count, precision)
-        if wider is not None:
-            y = general.convolution.bind(*same_varying_axes(lhs, rhs), spec=wider)
-            return y
-    return lax.conv_general_dilated(*args, **others)
+    if (plain := spec.as_conv(channels, features)) is not None:
+        y = primitives.convolution.bind(*same_varying_axes(lhs, rhs), spec=plain)
+    elif decompose.is_faster(spec, channels, features):
+        y = general.convolution.bind(*same_varying_axes(lhs, rhs), spec=spec)
+    else:
+        y = lax.conv_general_dilated(*args, **others)
+    return y
 
 
-def conv_spec_of(
+def conv_spec_of(lhs: jax.Array, rhs: jax.Array, *args: Any) -> ConvSpec | None:
+    """The description of a 2-D convolution without groups or dilation; None for any other."""
+    spec = _general_spec_of(lhs, rhs, *args)
+    return None if spec is None else spec.as_conv(lhs.shape[-1], rhs.shape[-1])
+
+
+def _general_spec_of(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
@@ -97,40 +104,53 @@ def conv_spec_of(
     precision: Any = None,
     preferred_element_type: Any = None,
     **others: Any,
-) -> ConvSpec | None:
-    """Returns the description of a convolution that is sped up; None for one that is passed on."""
-    args = (lhs, rhs, dimension_numbers, batch_group_count, precision, preferred_element_type)
-    is_flat = lhs.ndim == 4 and _is_undilated(lhs_dilation) and _is_undilated(rhs_dilation)
-    if not is_flat or not _is_usual(*args, others):
-        return None
-    return _conv_spec(lhs, rhs, window_strides, padding, feature_group_count, precision)
-
-
-def _is_usual(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    numbers: Any,
-    batch_groups: int,
-    precision: Any,
-    element_type: Any,
-    others: dict[str, Any],
-) -> bool:
-    """Whether dtypes, layout and the rest are such as the fast paths take."""
-    return (
+) -> GeneralSpec | None:
+    """Returns the description of a convolution; None for one that has to be passed on."""
+    usual = (
         lhs.ndim == rhs.ndim
+        and lhs.ndim in (3, 4, 5)
         and lhs.dtype == rhs.dtype
         and lhs.dtype in _FAST_DTYPES
-        and element_type in (None, lhs.dtype)
-        and batch_groups == 1
+        and preferred_element_type in (None, lhs.dtype)
+        and batch_group_count == 1
         and not any(value is not None for value in others.values())
         and _is_ordinary(precision)
-        and _are_channels_last(lhs, rhs, numbers)
+        and _are_channels_last(lhs, rhs, dimension_numbers)
         and _is_static(lhs, rhs)
     )
+    if not usual or rhs.shape[-2] * feature_group_count != lhs.shape[-1]:
+        return None
+    ones = (1,) * (lhs.ndim - 2)
+    steps = [tuple(given or ones) for given in (window_strides, rhs_dilation, lhs_dilation)]
+    if not all(len(step) == len(ones) and _are_counts(step) for step in steps):
+        return None
+    strides, kernel_dilation, input_dilation = steps
+    if not _are_counts([feature_group_count]) or rhs.shape[-1] % feature_group_count:
+        return None
+    if isinstance(padding, str):
+        if padding.upper() not in ("SAME", "SAME_LOWER", "VALID") or input_dilation != ones:
+            return None
+        window = [(k - 1) * d + 1 for k, d in zip(rhs.shape[:-2], kernel_dilation, strict=True)]
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], window, strides, padding)
+    if len(padding) != len(ones):
+        return None
+    spec = GeneralSpec(
+        input_size=lhs.shape[1:-1],
+        kernel_size=rhs.shape[:-2],
+        strides=strides,
+        padding=tuple((int(low), int(high)) for low, high in padding),
+        kernel_dilation=kernel_dilation,
+        input_dilation=input_dilation,
+        groups=feature_group_count,
+        # Hashable, as every parameter of a primitive has to be.
+        precision=tuple(precision) if isinstance(precision, list) else precision,
+    )
+    # An empty result, or a kernel larger than the padded image, is left to `lax`.
+    return spec if min(spec.output_size) > 0 else None
 
 
-def _is_undilated(dilation: Sequence[int] | None) -> bool:
-    return dilation is None or all(d == 1 for d in dilation)
+def _are_counts(numbers: Sequence[Any]) -> bool:
+    return all(isinstance(number, int) and number > 0 for number in numbers)
 
 
 def _is_ordinary(precision: Any) -> bool:
@@ -160,7 +180,7 @@ def _are_channels_last(lhs: jax.Array, rhs: jax.Array, numbers: Any) -> bool:
 
 def _is_static(lhs: jax.Array, rhs: jax.Array) -> bool:
     """Whether sizes are plain positive numbers and no mesh axis is in explicit mode."""
-    if not all(isinstance(n, int) and n > 0 for n in (*lhs.shape, *rhs.shape)):
+    if not _are_counts((*lhs.shape, *rhs.shape)):
         return False
     # Under an explicit mesh a result's type holds its sharding, which the primitives do not derive.
     for operand in (lhs, rhs):
@@ -168,44 +188,6 @@ def _is_static(lhs: jax.Array, rhs: jax.Array) -> bool:
         if any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types):
             return False
     return True
-
-
-def _conv_spec(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    groups: int,
-    precision: Any,
-) -> ConvSpec | None:
-    """`conv_spec_of` for arguments whose kinds and layout are those of the fast path."""
-    channels, features = lhs.shape[3], rhs.shape[3]
-    # One filter for each channel; several (a channel multiplier) or wider groups are passed on.
-    depthwise = groups > 1 and groups == channels == features and rhs.shape[2] == 1
-    if not depthwise and (groups != 1 or rhs.shape[2] != channels):
-        return None
-    if len(strides) != 2 or not all(isinstance(s, int) and s > 0 for s in strides):
-        return None
-    if isinstance(padding, str):
-        if padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
-            return None
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
-    if len(padding) != 2:
-        return None
-    pads = [(int(low), int(high)) for low, high in padding]
-    if isinstance(precision, list):
-        # Hashable, as every parameter of a primitive has to be.
-        precision = tuple(precision)
-    spec = ConvSpec(
-        input_size=(lhs.shape[1], lhs.shape[2]),
-        kernel_size=(rhs.shape[0], rhs.shape[1]),
-        strides=(strides[0], strides[1]),
-        padding=(pads[0], pads[1]),
-        depthwise=depthwise,
-        precision=precision,
-    )
-    # An empty result, or a kernel larger than the padded image, is left to `lax`.
-    return spec if min(spec.output_size) > 0 else None
 
 
 def same_varying_axes(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:

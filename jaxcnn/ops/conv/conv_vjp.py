@@ -1,6 +1,6 @@
 """Both gradients of a convolution as one primitive.
 
-Where both operands of a convolution have a tangent, the convolution's own is `conv_jvp`, and the
+Where both operands of a convolution have a tangent, the convolution's own is one primitive, and the
 transpose of that is `conv_vjp`, both gradients at once. Winograd's algorithm transforms the
 output's gradient once for both. The other algorithms gain in order: neither gradient is used before
 the other is computed.

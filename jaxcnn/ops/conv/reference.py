@@ -1,5 +1,8 @@
 """The convolution and its two gradients as JAX defines them, and the shapes of all three."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jax import lax
 
@@ -22,19 +25,6 @@ def conv_forward(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     )
 
 
-def conv_input_grad(dy: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-    """The gradient of `conv_forward` with respect to the images, `[N, H, W, C]`."""
-    # Transposed by JAX, so this is the gradient of the stock operation, not one written here.
-    x = jax.typeof(dy).update(shape=input_shape(dy.shape, kernel.shape, spec))
-    return jax.linear_transpose(lambda x: conv_forward(x, kernel, spec), x)(dy)[0]
-
-
-def conv_kernel_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    """The gradient of `conv_forward` with respect to the kernel, `[h, w, C, F]`."""
-    kernel = jax.typeof(x).update(shape=kernel_shape(x.shape, dy.shape, spec))
-    return jax.linear_transpose(lambda k: conv_forward(x, k, spec), kernel)(dy)[0]
-
-
 def output_shape(x: Shape, kernel: Shape, spec: ConvSpec) -> Shape:
     """The shape of `conv_forward`."""
     return (x[0], *spec.output_size, kernel[3])
@@ -48,3 +38,34 @@ def input_shape(dy: Shape, kernel: Shape, spec: ConvSpec) -> Shape:
 def kernel_shape(x: Shape, dy: Shape, spec: ConvSpec) -> Shape:
     """The shape of `conv_kernel_grad`."""
     return (*spec.kernel_size, 1 if spec.depthwise else x[3], dy[3])
+
+
+def gradients_of(
+    forward: Callable[..., jax.Array],
+    input_shape: Callable[..., Shape],
+    kernel_shape: Callable[..., Shape],
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """The two gradients of a convolution, each by JAX's transposition of the convolution itself.
+
+    Args:
+        forward: The convolution, of `(x, kernel, spec)`.
+        input_shape: Of the images, from the shapes of `dy` and `kernel`, and the spec.
+        kernel_shape: Of the kernel, from the shapes of `x` and `dy`, and the spec.
+
+    Returns:
+        The gradient with respect to the images, of `(dy, kernel, spec)`, and the one with respect
+        to the kernel, of `(x, dy, spec)`.
+    """
+
+    def input_grad(dy: jax.Array, kernel: jax.Array, spec: Any) -> jax.Array:
+        x = jax.typeof(dy).update(shape=input_shape(dy.shape, kernel.shape, spec))
+        return jax.linear_transpose(lambda x: forward(x, kernel, spec), x)(dy)[0]
+
+    def kernel_grad(x: jax.Array, dy: jax.Array, spec: Any) -> jax.Array:
+        kernel = jax.typeof(x).update(shape=kernel_shape(x.shape, dy.shape, spec))
+        return jax.linear_transpose(lambda kernel: forward(x, kernel, spec), kernel)(dy)[0]
+
+    return input_grad, kernel_grad
+
+
+conv_input_grad, conv_kernel_grad = gradients_of(conv_forward, input_shape, kernel_shape)
