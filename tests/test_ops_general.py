@@ -1,5 +1,6 @@
 """Grouped, dilated, transposed, 1-D and 3-D convolutions against those of JAX."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,11 @@ from jaxcnn.runtime import launch
 def arguments(rank: int, groups: int = 1, pad: Any = "SAME", **numbers: Any) -> dict[str, Any]:
     """Keyword arguments of `lax.conv_general_dilated`, channels last."""
     spatial = "DHW"[-rank:]
-    names = {"strides": "window_strides", "spread": "lhs_dilation", "dilation": "rhs_dilation"}
+    names = {
+        "strides": "window_strides",
+        "input_dilation": "lhs_dilation",
+        "kernel_dilation": "rhs_dilation",
+    }
     made = {
         names[name]: (number,) * rank if isinstance(number, int) else number
         for name, number in ({"strides": 1} | numbers).items()
@@ -42,38 +47,61 @@ CASES: dict[str, tuple[int, int, int, int, dict[str, Any]]] = {
     "wide groups": (6, 3, 160, 80, arguments(2, 2)),
     "groups without a common divisor of a block": (8, 5, 60, 6, arguments(2, 3)),
     "several filters for a channel": (8, 3, 6, 18, arguments(2, 6)),
-    "dilated": (11, 3, 32, 40, arguments(2, dilation=2)),
-    "dilated, no padding": (12, 3, 32, 32, arguments(2, pad="VALID", dilation=3)),
-    "dilated, along one axis": (9, 3, 32, 32, arguments(2, dilation=(1, 2))),
-    "dilated, cropped": (13, 2, 32, 32, arguments(2, pad=((5, 3), (-1, 2)), dilation=3)),
-    "dilated, depthwise": (11, 3, 8, 8, arguments(2, 8, dilation=2)),
-    "dilated, groups": (11, 3, 8, 16, arguments(2, 4, dilation=2)),
-    "transposed": (5, 3, 4, 6, arguments(2, pad=((2, 3), (1, 2)), spread=2)),
-    "transposed, by 4x4": (5, 4, 4, 6, arguments(2, pad=((2, 2), (2, 2)), spread=2)),
-    "transposed, one window for all": (5, 2, 4, 6, arguments(2, pad=((1, 1), (1, 1)), spread=2)),
-    "transposed, kernel smaller than stride": (
-        5, 1, 4, 6, arguments(2, pad=((0, 2), (0, 1)), spread=3),
+    "dilated": (11, 3, 32, 40, arguments(2, kernel_dilation=2)),
+    "dilated, no padding": (12, 3, 32, 32, arguments(2, pad="VALID", kernel_dilation=3)),
+    "dilated, along one axis": (9, 3, 32, 32, arguments(2, kernel_dilation=(1, 2))),
+    "dilated, cropped": (13, 2, 32, 32, arguments(2, pad=((5, 3), (-1, 2)), kernel_dilation=3)),
+    "dilated, depthwise": (11, 3, 8, 8, arguments(2, 8, kernel_dilation=2)),
+    "dilated, groups": (11, 3, 8, 16, arguments(2, 4, kernel_dilation=2)),
+    "transposed": (5, 3, 4, 6, arguments(2, pad=((2, 3), (1, 2)), input_dilation=2)),
+    "transposed, by 4x4": (5, 4, 4, 6, arguments(2, pad=((2, 2), (2, 2)), input_dilation=2)),
+    "transposed, one window for all": (
+        5,
+        2,
+        4,
+        6,
+        arguments(2, pad=((1, 1), (1, 1)), input_dilation=2),
     ),
-    "transposed, cropped": (6, 3, 4, 6, arguments(2, pad=((-1, 2), (1, -2)), spread=2)),
-    "transposed, along one axis": (5, 3, 4, 6, arguments(2, pad=((2, 2), (1, 1)), spread=(2, 1))),
-    "transposed, groups": (5, 3, 8, 12, arguments(2, 4, pad=((2, 2), (1, 3)), spread=2)),
+    "transposed, kernel smaller than stride": (
+        5,
+        1,
+        4,
+        6,
+        arguments(2, pad=((0, 2), (0, 1)), input_dilation=3),
+    ),
+    "transposed, cropped": (6, 3, 4, 6, arguments(2, pad=((-1, 2), (1, -2)), input_dilation=2)),
+    "transposed, along one axis": (
+        5,
+        3,
+        4,
+        6,
+        arguments(2, pad=((2, 2), (1, 1)), input_dilation=(2, 1)),
+    ),
+    "transposed, groups": (5, 3, 8, 12, arguments(2, 4, pad=((2, 2), (1, 3)), input_dilation=2)),
+    "transposed, groups, one window for all": (
+        5,
+        2,
+        8,
+        12,
+        arguments(2, 4, pad=((1, 1), (1, 1)), input_dilation=2),
+    ),
     "1-D, depthwise": (9, 5, 8, 8, arguments(1, 8)),
-    "1-D, depthwise, dilated": (19, 5, 8, 8, arguments(1, 8, dilation=2)),
+    "1-D, depthwise, dilated": (19, 5, 8, 8, arguments(1, 8, kernel_dilation=2)),
     "1-D, groups, strided": (9, 3, 8, 12, arguments(1, 2, strides=2)),
-    "1-D, transposed": (9, 4, 8, 6, arguments(1, pad=((2, 3),), spread=3)),
+    "1-D, transposed": (9, 4, 8, 6, arguments(1, pad=((2, 3),), input_dilation=3)),
     "3-D": (6, 3, 4, 6, arguments(3)),
     "3-D, strided": (6, 3, 4, 6, arguments(3, strides=2)),
     "3-D, strides of its own": (6, 2, 4, 6, arguments(3, pad="VALID", strides=(2, 1, 2))),
-}  # fmt: skip
+}
 
 # These are passed on: nothing faster is known, or nothing is faster.
 STOCK = {
     "1-D": (9, 3, 4, 6, arguments(1)),
-    "dilated, few channels": (16, 3, 16, 16, arguments(2, dilation=2)),
-    "dilated, hardly more than padding": (9, 3, 32, 32, arguments(2, dilation=3)),
-    "dilated and strided": (9, 3, 32, 32, arguments(2, strides=2, dilation=2)),
+    "dilated, few channels": (16, 3, 16, 16, arguments(2, kernel_dilation=2)),
+    "dilated, hardly more than padding": (9, 3, 32, 32, arguments(2, kernel_dilation=3)),
+    "dilated and strided": (9, 3, 32, 32, arguments(2, strides=2, kernel_dilation=2)),
     "3-D, groups": (5, 3, 4, 4, arguments(3, 2)),
-    "3-D, dilated": (9, 3, 4, 4, arguments(3, dilation=2)),
+    "3-D, dilated": (9, 3, 4, 4, arguments(3, kernel_dilation=2)),
 }
 
 
@@ -107,7 +135,7 @@ def test_equals_jax(name: str) -> None:
     case = CASES[name]
     arrays, others = operands(case), case[-1]
     ours = all_three(ops.conv_general_dilated, others)
-    assert uses(general.convolution, ours, *arrays)
+    assert uses(general.convolution, ours, *arrays) and uses(general.conv_vjp, ours, *arrays)
     actual = jax.jit(ours)(*arrays)
     with jax.enable_x64(True):
         wide = [array.astype(np.float64) for array in arrays]
@@ -168,13 +196,20 @@ def test_bfloat16_keeps_its_dtype() -> None:
     assert y.dtype == jnp.bfloat16
 
 
-def test_elsewhere_it_is_the_stock_operation() -> None:
-    case = CASES["groups"]
-    arrays = operands(case)
-    ours = jax.jit(all_three(ops.conv_general_dilated, case[-1]))
-    text = jax.export.export(ours, platforms=["cuda"])(*arrays).mlir_module()
-    assert text.count("stablehlo.convolution") == 3
-    assert "stablehlo.dot_general" not in text
+@pytest.mark.parametrize("name", ["groups", "dilated", "transposed", "3-D"])
+def test_elsewhere_it_is_the_stock_operation(name: str) -> None:
+    case = CASES[name]
+    ours, stock = (
+        jax.export.export(jax.jit(all_three(f, case[-1])), platforms=["cuda"])(*operands(case))
+        for f in (ops.conv_general_dilated, lax.conv_general_dilated)
+    )
+
+    def convolutions(exported: Any) -> list[str]:
+        # Without the names of values and the places in the source.
+        found = re.findall(r"stablehlo\.convolution\(.*?\)(.*?)(?: loc|\n)", exported.mlir_module())
+        return sorted(found)
+
+    assert len(convolutions(stock)) == 3 and convolutions(ours) == convolutions(stock)
 
 
 @pytest.mark.slow
@@ -258,3 +293,19 @@ def test_accelerate_a_model_whose_convolutions_cannot_be_chosen() -> None:
         rtol=2e-5,
         atol=2e-6,
     )
+
+
+def test_accelerate_goes_into_jit_and_keeps_the_settings_of_what_is_inside() -> None:
+    x, kernel, _ = operands(CASES["groups"])
+
+    @jax.jit
+    def function(x: jax.Array) -> jax.Array:
+        y = lax.conv_general_dilated(x, kernel, **CASES["groups"][-1])
+        with jax.default_matmul_precision("highest"):
+            return y @ jnp.ones((32, 2))
+
+    fast = ops.accelerate(function)
+    text = str(jax.make_jaxpr(fast)(x))
+    assert uses(general.convolution, fast, x) and "conv_general_dilated[" not in text
+    assert "HIGHEST" in text
+    np.testing.assert_allclose(fast(x), function(x), rtol=2e-5, atol=2e-5)

@@ -9,6 +9,7 @@ from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate.run import Run
 from jaxcnn.models import summary
 from jaxcnn.run import losses
+from jaxcnn.runtime import environment
 
 COSTS = {
     "parameters": "parameters",
@@ -111,6 +112,6 @@ def _warnings(starts: list[dict[str, Any]]) -> list[str]:
 def _device(start: dict[str, Any]) -> str:
     """Returns the hardware of a start of a run, in words."""
     if start.get("platform") == "cpu":
-        return f"{start.get('cpu_count')} cores of {start.get('cpu')}"
+        return environment.cores_of(start.get("cpu_count"), start.get("cpu"))
     devices = start.get("devices", [])
     return f"{len(devices)} x {devices[0]}" if devices else "unknown"

@@ -61,7 +61,12 @@ def git_revision() -> str | None:
 
 def machine() -> str:
     """Returns the cores that can be used and the processor's name, to be stated with figures."""
-    return f"{usable_cores()} cores of {cpu_name()}"
+    return cores_of(usable_cores(), cpu_name())
+
+
+def cores_of(count: int | None, cpu: str | None) -> str:
+    """Returns such a number of cores of a processor in words."""
+    return f"{count} core{'' if count == 1 else 's'} of {cpu}"
 
 
 def usable_cores() -> int:

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxcnn.runtime import environment
+
 Row = Sequence[str]
 
 
@@ -57,7 +59,7 @@ def origin(results: Mapping[str, Any]) -> list[str]:
     if (start := results["environment"]) is not None:
         devices = start.get("devices") or []
         on_cpu = start.get("platform") == "cpu"
-        where = f"{start.get('cpu_count')} cores of {start.get('cpu')}"
+        where = environment.cores_of(start.get("cpu_count"), start.get("cpu"))
         where = where if on_cpu or not devices else f"{len(devices)} x {devices[0]}"
         packages = start.get("packages", {})
         notes.append(f"{where}, jax {packages.get('jax')}, flax {packages.get('flax')}")

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import reports
 
 from jaxcnn import cli, data
-from jaxcnn.commands import outfiles, training
-from jaxcnn.commands.parser import at_least, script_parser
+from jaxcnn.commands import training
+from jaxcnn.commands.parser import at_least
 from jaxcnn.config import default_config, schema, use_dataset
 from jaxcnn.data import Dataset
 from jaxcnn.evaluate.run import Run
 from jaxcnn.run.observers import Observer
-from jaxcnn.runtime import environment
 from jaxcnn.study import tables
 from jaxcnn.train import fit
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def recipe(network: str, batch_size: int, dtype: str, images: int | None) -> Any:
@@ -74,7 +72,7 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the program."""
-    parser = script_parser(__doc__)
+    parser = reports.parser(__doc__, "calls.json")
     parser.add_argument("--network", action="append", default=[], help="repeatable")
     parser.add_argument("--calls", nargs="+", type=at_least(1), default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--batch_size", type=at_least(1), default=512)
@@ -82,15 +80,9 @@ def main() -> None:
     parser.add_argument("--images", type=at_least(1), help="the first ones only, for tiny tries")
     parser.add_argument("--rounds", type=at_least(1), default=3)
     parser.add_argument("--data_dir", default="", help="TFDS directory")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "calls.json")
-    parser.add_argument("--table", type=Path, help="print the table of this file, and end")
-    args = parser.parse_args()
-    if args.table:
-        print(outfiles.read(args.table, table))
-        return
+    args = reports.parsed(parser, table)
     if not args.network:
         parser.error("say which network: --network NAME")
-    outfiles.check_file("--out", args.out, (".json",))
     found = [recipe(name, args.batch_size, args.dtype, args.images) for name in args.network]
     training.prepare(found)
     for config in found:
@@ -110,13 +102,10 @@ def main() -> None:
         "images": args.images,
         "rounds": args.rounds,
         "device": jax.devices()[0].device_kind,
-        "machine": environment.machine(),
-        "git_revision": environment.git_revision(),
-        "jax": jax.__version__,
         "images_per_second": speeds,
     }
-    print(table(report))
-    outfiles.write("--out", args.out, json.dumps(report, indent=1) + "\n")
+    print(table(report | reports.made_by()))
+    reports.write(args.out, report)
 
 
 if __name__ == "__main__":

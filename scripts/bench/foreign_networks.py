@@ -162,6 +162,17 @@ class Volumes(nn.Module):
         return nn.Dense(10)(x.mean((1, 2, 3)))
 
 
+class Layer(nn.Module):
+    """One convolution; a parameter is added to the images, so that their gradient is asked for."""
+
+    convolution: nn.Module
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """The forward pass."""
+        return self.convolution(x + self.param("added", nn.initializers.zeros, x.shape))
+
+
 class Case(NamedTuple):
     """A network and what it is trained on.
 
@@ -197,3 +208,66 @@ CASES = {
     "1-D separable": Case(Sequence, (16, 1024, 40), (2, 128, 40), "1-D depthwise, dilated"),
     "3-D": Case(Volumes, (4, 16, 32, 32, 3), (1, 4, 8, 8, 3), "3-D, strided"),
 }  # fmt: skip
+
+
+def _layer(
+    shape: tuple[int, ...], about: str, convolution: Callable[..., Any], *args: Any, **others: Any
+) -> Case:
+    tiny = (2, *(min(n, 8) for n in shape[1:-1]), shape[-1])
+    return Case(lambda: Layer(convolution(*args, **others)), shape, tiny, about)
+
+
+LAYERS = {
+    "groups of 4": _layer(
+        (32, 16, 16, 128), "32 groups", nn.Conv, 128, (3, 3), feature_group_count=32
+    ),
+    "groups of 8": _layer(
+        (32, 8, 8, 256), "32 groups", nn.Conv, 256, (3, 3), feature_group_count=32
+    ),
+    "groups of 32": _layer(
+        (32, 16, 16, 128), "4 groups", nn.Conv, 128, (3, 3), feature_group_count=4
+    ),
+    "groups of 96": _layer(
+        (32, 16, 16, 192), "2 groups", nn.Conv, 192, (3, 3), feature_group_count=2
+    ),
+    "groups, strided": _layer(
+        (32, 16, 16, 64), "8 groups, stride 2", nn.Conv, 64, (3, 3), 2, feature_group_count=8
+    ),
+    "four filters a channel": _layer(
+        (32, 16, 16, 32), "32 groups of 1", nn.Conv, 128, (3, 3), feature_group_count=32
+    ),
+    "dilated, 64": _layer((32, 32, 32, 64), "dilation 2", nn.Conv, 64, (3, 3), kernel_dilation=2),
+    "dilated, 256": _layer(
+        (16, 16, 16, 256), "dilation 2", nn.Conv, 256, (3, 3), kernel_dilation=2
+    ),
+    "dilated, 32": _layer((32, 32, 32, 32), "dilation 2", nn.Conv, 32, (3, 3), kernel_dilation=2),
+    "dilated, depthwise": _layer(
+        (32, 32, 32, 64),
+        "dilation 2",
+        nn.Conv,
+        64,
+        (3, 3),
+        kernel_dilation=2,
+        feature_group_count=64,
+    ),
+    "dilated, 16": _layer(
+        (16, 32, 32, 16), "dilation 4; stock", nn.Conv, 16, (3, 3), kernel_dilation=4
+    ),
+    "dilated by 12": _layer(
+        (4, 28, 28, 256), "dilation 12; stock", nn.Conv, 256, (3, 3), kernel_dilation=12
+    ),
+    "transposed 2x2": _layer((32, 16, 16, 128), "stride 2", nn.ConvTranspose, 64, (2, 2), (2, 2)),
+    "transposed 3x3": _layer((32, 16, 16, 128), "stride 2", nn.ConvTranspose, 64, (3, 3), (2, 2)),
+    "transposed 4x4": _layer((32, 8, 8, 256), "stride 2", nn.ConvTranspose, 128, (4, 4), (2, 2)),
+    "transposed, 3 features": _layer(
+        (32, 32, 32, 32), "4x4, stride 2", nn.ConvTranspose, 3, (4, 4), (2, 2)
+    ),
+    "1-D": _layer((32, 1024, 64), "stock", nn.Conv, 64, (3,)),
+    "1-D, strided": _layer((32, 1024, 16), "9, stride 4; stock", nn.Conv, 64, (9,), 4),
+    "1-D, depthwise": _layer((32, 1024, 64), "7", nn.Conv, 64, (7,), feature_group_count=64),
+    "3-D": _layer((4, 16, 16, 16, 32), "3x3x3", nn.Conv, 32, (3, 3, 3)),
+    "3-D, strided": _layer((4, 16, 16, 16, 32), "stride 2", nn.Conv, 64, (3, 3, 3), 2),
+    "3 features": _layer((32, 32, 32, 32), "3x3, the last of a network", nn.Conv, 3, (3, 3)),
+    "1 feature": _layer((32, 32, 32, 64), "3x3, the last of a network", nn.Conv, 1, (3, 3)),
+    "7x7, 3 features": _layer((8, 64, 64, 64), "the last of a network", nn.Conv, 3, (7, 7)),
+}

@@ -86,7 +86,7 @@ calls() {
 
 speedrun() {
   within "$out/gpu-speedrun.json" "$python" scripts/bench/speedrun.py \
-    --output "$out/gpu-speedrun.json" "${speedrun_options[@]}"
+    --out "$out/gpu-speedrun.json" "${speedrun_options[@]}"
 }
 
 study() {

@@ -1,7 +1,7 @@
 """Whether several seeds in one compiled call, by `jax.vmap`, train faster than one after another.
 
 python scripts/bench/seeds.py                            # writes docs/results/seeds.json
-python scripts/bench/seeds.py --networks lenet --seeds 2 --turns 2 --steps 2 --output seeds.json
+python scripts/bench/seeds.py --networks lenet --seeds 2 --turns 2 --steps 2 --out seeds.json
 python scripts/bench/seeds.py --table docs/results/seeds.json
 
 Both ways take the same steps, from the same states on the same batches, and take turns in one
@@ -21,13 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import reports
 import steps as timing
 
 from jaxcnn import cli, models
-from jaxcnn.commands import outfiles
-from jaxcnn.commands.parser import at_least, script_parser
+from jaxcnn.commands.parser import at_least
 from jaxcnn.data.augment import PixelStats, create_augment
-from jaxcnn.runtime import compilation_cache, environment, memory
+from jaxcnn.runtime import compilation_cache, memory
 from jaxcnn.runtime.compilation import compiled
 from jaxcnn.train import optim
 from jaxcnn.train.step import Objective, create_train_state, train_step
@@ -129,19 +129,13 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the program."""
-    parser = script_parser(__doc__)
+    parser = reports.parser(__doc__, "seeds.json")
     parser.add_argument("--networks", nargs="+", default=["lenet", "mobilenet"])
     parser.add_argument("--data", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--seeds", type=at_least(2), default=4)
     parser.add_argument("--turns", type=at_least(1), default=7)
     parser.add_argument("--steps", type=at_least(1), default=4, help="of a turn")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "seeds.json")
-    parser.add_argument("--table", type=Path, help="print the table of this file, and end")
-    args = parser.parse_args()
-    if args.table:
-        print(outfiles.read(args.table, table))
-        return
-    outfiles.check_file("--output", args.output, (".json",))
+    args = reports.parsed(parser, table)
     memory.configure_malloc()
     compilation_cache.use_compilation_cache()
     rows = []
@@ -149,15 +143,9 @@ def main() -> None:
         for data in args.data:
             rows.append(measure(network, data, args.seeds, args.turns, args.steps))
             print(json.dumps(rows[-1]), flush=True)
-    report = {
-        "least_gain": LEAST_GAIN,
-        "machine": environment.machine(),
-        "git_revision": environment.git_revision(),
-        "jax": jax.__version__,
-        "rows": rows,
-    }
-    print(table(report))
-    outfiles.write("--output", args.output, json.dumps(report, indent=1) + "\n")
+    report = {"least_gain": LEAST_GAIN, "rows": rows}
+    print(table(report | reports.made_by()))
+    reports.write(args.out, report)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 python scripts/bench/speedrun.py --seeds 5 --peer            # writes docs/results/speedrun.json
 python scripts/bench/speedrun.py --dtype bfloat16 --seeds 20 # on a GPU
-python scripts/bench/speedrun.py --images 2000 --epochs 1 --seeds 1 --output tiny.json
+python scripts/bench/speedrun.py --images 2000 --epochs 1 --seeds 1 --out tiny.json
 python scripts/bench/speedrun.py --table docs/results/speedrun.json
 
 Each training is that of `jaxcnn train`, in a folder that is removed, and is evaluated without and
@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import reports
 
 from jaxcnn import cli, data
-from jaxcnn.commands import outfiles, training
-from jaxcnn.commands.parser import at_least, script_parser
+from jaxcnn.commands import training
+from jaxcnn.commands.parser import at_least
 from jaxcnn.config import execute, schema
 from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset
@@ -31,7 +32,6 @@ from jaxcnn.errors import UserError
 from jaxcnn.evaluate import evaluation
 from jaxcnn.evaluate.run import Run
 from jaxcnn.run.observers import Observer
-from jaxcnn.runtime import environment
 from jaxcnn.study import tables
 from jaxcnn.train import fit
 
@@ -134,7 +134,7 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the program."""
-    parser = script_parser(__doc__)
+    parser = reports.parser(__doc__, "speedrun.json")
     parser.add_argument("--network", choices=["speedrun", "speedrun96"], default="speedrun")
     parser.add_argument("--seeds", type=at_least(1), default=5)
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto")
@@ -142,13 +142,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=at_least(1), help="default: the recipe's")
     parser.add_argument("--peer", action="store_true", help="PyTorch on the CPU, in turns")
     parser.add_argument("--data_dir", default="", help="TFDS directory")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "speedrun.json")
-    parser.add_argument("--table", type=Path, help="print the table of this file, and end")
-    options = parser.parse_args()
-    if options.table:
-        print(outfiles.read(options.table, table))
-        return
-    outfiles.check_file("--output", options.output, (".json",))
+    options = reports.parsed(parser, table)
     config = recipe(options)
     training.prepare([config])
     config.dataset.data_dir = options.data_dir
@@ -162,13 +156,10 @@ def main() -> None:
         "images": settings.facts.train_examples,
         "dtype": settings.model.dtype,
         "data": settings.facts.fingerprint,
-        "machine": environment.machine(),
-        "git_revision": environment.git_revision(),
-        "jax": jax.__version__,
         "trainings": measure(config, dataset, options.seeds, options.peer),
     }
-    print(table(report))
-    outfiles.write("--output", options.output, json.dumps(report, indent=1) + "\n")
+    print(table(report | reports.made_by()))
+    reports.write(options.out, report)
 
 
 if __name__ == "__main__":

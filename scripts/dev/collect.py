@@ -22,6 +22,7 @@ from jaxcnn.commands.parser import script_parser
 from jaxcnn.errors import UserError
 from jaxcnn.run import shapes
 from jaxcnn.run.files import shown
+from jaxcnn.runtime import environment
 from jaxcnn.study import sweep
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
@@ -141,7 +142,8 @@ def _conditions(results: list[dict[str, Any]]) -> str:
     machines: dict[str, list[str]] = {}
     for result in results:
         machine = (
-            f"{result['cpu_count']} cores of {result['cpu']}, jax {result['packages']['jax']}, "
+            f"{environment.cores_of(result['cpu_count'], result['cpu'])}, "
+            f"jax {result['packages']['jax']}, "
             f"flax {result['packages']['flax']}"
         )
         machines.setdefault(machine, []).append(result["summary"]["model"])

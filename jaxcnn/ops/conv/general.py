@@ -80,6 +80,6 @@ def _vjp(
     return list(transpose(dy))
 
 
-define_joint(
+conv_vjp = define_joint(
     "cnn_general", convolution, conv_input_grad, conv_kernel_grad, _output_shape, _vjp, _vjp
 )
