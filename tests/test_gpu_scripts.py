@@ -10,6 +10,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from jaxcnn.commands import outfiles
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "scripts" / "bench"), str(ROOT / "scripts" / "checks")]
 
@@ -100,5 +102,5 @@ def test_the_table_of_calls_has_medians(tmp_path):
     }
     path = tmp_path / "calls.json"
     path.write_text(json.dumps(report))
-    text = calls.outfiles.read(path, calls.table)
+    text = outfiles.read(path, calls.table)
     assert "| lenet | 900 | 12,345 |" in text and "batch 512" in text
