@@ -265,7 +265,7 @@ LAYERS = {
     "1-D": _layer((32, 1024, 64), "stock", nn.Conv, 64, (3,)),
     "1-D, strided": _layer((32, 1024, 16), "9, stride 4; stock", nn.Conv, 64, (9,), 4),
     "1-D, depthwise": _layer((32, 1024, 64), "7", nn.Conv, 64, (7,), feature_group_count=64),
-    "3-D": _layer((4, 16, 16, 16, 32), "3x3x3", nn.Conv, 32, (3, 3, 3)),
+    "3-D, 3x3x3": _layer((4, 16, 16, 16, 32), "3x3x3", nn.Conv, 32, (3, 3, 3)),
     "3-D, strided": _layer((4, 16, 16, 16, 32), "stride 2", nn.Conv, 64, (3, 3, 3), 2),
     "3 features": _layer((32, 32, 32, 32), "3x3, the last of a network", nn.Conv, 3, (3, 3)),
     "1 feature": _layer((32, 32, 32, 64), "3x3, the last of a network", nn.Conv, 1, (3, 3)),
