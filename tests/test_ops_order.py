@@ -15,7 +15,7 @@ from jax.interpreters import ad
 
 from jaxcnn import models, ops
 from jaxcnn.models import layers
-from jaxcnn.ops.conv import conv_vjp, primitives
+from jaxcnn.ops.conv import derivatives, primitives
 
 
 def _sum_of_squares(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -89,11 +89,11 @@ def test_gradients_in_turn_need_less_memory() -> None:
         return [primitives.conv_input_grad.bind(dy, kernel, spec=spec), d_kernel]
 
     with (
-        mock.patch.object(conv_vjp, "conv_vjp", SimpleNamespace(bind=separately)),
+        mock.patch.object(primitives, "conv_vjp", SimpleNamespace(bind=separately)),
         mock.patch.dict(ad.primitive_jvps),
     ):
         # The rules that the three have without their joint gradients.
-        primitives.declare_bilinear(
+        derivatives.declare_bilinear(
             primitives.convolution, primitives.conv_input_grad, primitives.conv_kernel_grad
         )
         assert _intermediates(in_turn) < 0.75 * _intermediates(_program(loss, params))

@@ -18,9 +18,9 @@ import jax
 from jax import lax
 
 from jaxcnn.ops import norm as norms
-from jaxcnn.ops.conv import conv_vjp, onednn, reference, xla
+from jaxcnn.ops.conv import onednn, primitives, reference, xla
 from jaxcnn.ops.conv.api import conv_spec_of, same_varying_axes
-from jaxcnn.ops.conv.primitives import convolution, define_composite
+from jaxcnn.ops.conv.define import define_composite
 from jaxcnn.ops.conv.select import select
 from jaxcnn.ops.lowering import cpu_or_stock
 from jaxcnn.ops.norm import NormRelu, normalize
@@ -87,7 +87,7 @@ def _norm_relu_conv(
     else:
         # Two operations here, but what passes between them is not kept for the gradient.
         images = normalize(x, scale, bias, mean, var, epsilon, True).astype(x.dtype)
-        y = convolution.bind(images, kernel, spec=spec)
+        y = primitives.convolution.bind(images, kernel, spec=spec)
     return y
 
 
@@ -125,7 +125,7 @@ def _backward(epsilon: float, spec: ConvSpec, saved: Any, dy: jax.Array) -> Any:
         return normalize(x, scale, bias, mean, var, epsilon, True).astype(x.dtype)
 
     images, norm_relu_vjp = jax.vjp(norm_relu, x, scale, bias)
-    d_images, d_kernel = conv_vjp.conv_vjp.bind(images, kernel, dy, spec=spec)
+    d_images, d_kernel = primitives.conv_vjp.bind(images, kernel, dy, spec=spec)
     return (*norm_relu_vjp(d_images), None, None, d_kernel)
 
 
@@ -146,7 +146,7 @@ def _conv_by_definition(
 ) -> jax.Array:
     """The convolution of `max(a x + b, 0)`, step by step."""
     images = NormRelu((a, b), mean).of(x).astype(x.dtype)
-    y: jax.Array = convolution.bind(images, kernel, spec=spec)
+    y: jax.Array = primitives.convolution.bind(images, kernel, spec=spec)
     return y
 
 
@@ -171,7 +171,7 @@ def _grads_by_definition(
 ) -> list[jax.Array]:
     """The gradients of the images `max(a x + b, 0)` and of the kernel, and the `grad_sums`."""
     images = NormRelu((a, b), mean).of(x).astype(x.dtype)
-    dx, d_kernel = conv_vjp.conv_vjp.bind(images, kernel, dy, spec=spec)
+    dx, d_kernel = primitives.conv_vjp.bind(images, kernel, dy, spec=spec)
     return [dx, d_kernel, *norms.plain_grad_sums(dx, x, mean, (a, b))]
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.ops.conv import (
-    conv_vjp,  # noqa: F401  gives the primitive its gradients
     decompose,
     general,
     primitives,

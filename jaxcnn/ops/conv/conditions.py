@@ -86,7 +86,10 @@ def _has_single_channel(shape: ConvShape) -> bool:
 def _is_packable(shape: ConvShape) -> bool:
     spec = shape.spec
     is_spatial = spec.strides == (1, 1) and spec.kernel_size[1] > 1 and not spec.depthwise
-    return is_spatial and shape.channels * shape.features <= PACKED_CHANNELS_TIMES_FEATURES
+    # One wide side fills the vector units by itself.
+    is_narrow = max(shape.channels, shape.features) <= VECTOR
+    is_thin = shape.channels * shape.features <= PACKED_CHANNELS_TIMES_FEATURES
+    return is_spatial and is_narrow and is_thin
 
 
 def _is_dense_3x3(spec: ConvSpec, stride: int) -> bool:
@@ -144,7 +147,9 @@ POINTWISE = Condition("dense, 1x1, no padding", _is_pointwise)
 SINGLE_CHANNEL = Condition("one channel or one feature", _has_single_channel)
 STRIDE1 = Condition("stride 1", _is_stride1)
 PACKABLE = Condition(
-    f"stride 1, channels times features at most {PACKED_CHANNELS_TIMES_FEATURES}", _is_packable
+    f"stride 1, at most {VECTOR} channels and features, their product at most "
+    f"{PACKED_CHANNELS_TIMES_FEATURES}",
+    _is_packable,
 )
 PACKABLE_KERNEL_GRAD = Condition(
     f"{PACKABLE.text}, at most {PACKED_KERNEL_GRAD_CHANNELS} channels, no fewer features",

@@ -7,8 +7,9 @@ operation and its gradients.
 import jax
 from jax import lax
 
-from jaxcnn.ops.conv import decompose, primitives, reference
-from jaxcnn.ops.conv.conv_vjp import define_joint
+from jaxcnn.ops.conv import decompose, reference
+from jaxcnn.ops.conv.define import define
+from jaxcnn.ops.conv.derivatives import declare_bilinear, define_joint
 from jaxcnn.ops.conv.reference import Shape
 from jaxcnn.ops.spec import GeneralSpec
 
@@ -45,7 +46,7 @@ _input_grad, _kernel_grad = reference.gradients_of(
     decompose.conv_forward, _input_shape, _kernel_shape
 )
 
-convolution = primitives.define(
+convolution = define(
     "cnn_general_convolution",
     _output_shape,
     lambda x, kernel, spec, shards: decompose.conv_forward(x, kernel, spec),
@@ -53,7 +54,7 @@ convolution = primitives.define(
     _stock,
     (True, False),
 )
-conv_input_grad = primitives.define(
+conv_input_grad = define(
     "cnn_general_input_gradient",
     _input_shape,
     lambda dy, kernel, spec, shards: _input_grad(dy, kernel, spec),
@@ -61,7 +62,7 @@ conv_input_grad = primitives.define(
     _stock_input_grad,
     (True, False),
 )
-conv_kernel_grad = primitives.define(
+conv_kernel_grad = define(
     "cnn_general_kernel_gradient",
     _kernel_shape,
     lambda x, dy, spec, shards: _kernel_grad(x, dy, spec),
@@ -69,7 +70,7 @@ conv_kernel_grad = primitives.define(
     _stock_kernel_grad,
     (True, True),
 )
-primitives.declare_bilinear(convolution, conv_input_grad, conv_kernel_grad)
+declare_bilinear(convolution, conv_input_grad, conv_kernel_grad)
 
 
 def _vjp(

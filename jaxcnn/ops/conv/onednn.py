@@ -82,7 +82,7 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def conv_vjp(x: jax.Array, kernel: jax.Array, dy: jax.Array, spec: ConvSpec) -> list[jax.Array]:
-    """Both gradients; neither is used before the other is computed (see `conv_vjp.py`).
+    """Both gradients; neither is used before the other is computed (see `derivatives.py`).
 
     Args:
         x: Images, `[N, H, W, C]`.

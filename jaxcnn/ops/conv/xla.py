@@ -73,7 +73,7 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int = 
 def conv_vjp(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, spec: ConvSpec, shards: int = 1
 ) -> list[jax.Array]:
-    """Both gradients; neither is used before the other is computed (see `conv_vjp.py`).
+    """Both gradients; neither is used before the other is computed (see `derivatives.py`).
 
     Args:
         x: Images, `[N, H, W, C]`.

@@ -16,7 +16,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from jaxcnn.ops.conv.api import same_varying_axes
-from jaxcnn.ops.conv.primitives import convolution, may_call_onednn, shards_of
+from jaxcnn.ops.conv.define import may_call_onednn, shards_of
+from jaxcnn.ops.conv.primitives import convolution
 from jaxcnn.ops.dense_block import layerwise, passes
 from jaxcnn.ops.dense_block.arithmetic import Moments, Saved, Weights, wide
 from jaxcnn.ops.lowering import cpu_or_stock

@@ -1,13 +1,15 @@
-"""Both gradients of a convolution as one primitive.
+"""The derivatives of a convolution and its two gradients, declared as primitives.
+
+The three are bilinear, and each is the transpose of the others, so declaring them as primitives
+makes every derivative of any order, forward and backward, one of the three. A `custom_vjp` could
+not be differentiated forward (`jvp`, `hessian`), which `lax.conv_general_dilated` can.
 
 Where both operands of a convolution have a tangent, the convolution's own is one primitive, and the
-transpose of that is `conv_vjp`, both gradients at once. Winograd's algorithm transforms the
-output's gradient once for both. The other algorithms gain in order: neither gradient is used before
-the other is computed.
-
-XLA's CPU compiler orders a program depth first. The gradient of a network's first kernel lies
-deepest, so all gradients of images would come first and those of kernels last; the input and the
-gradient of every layer, which the latter need, would be kept until then.
+transpose of that is both gradients at once. Winograd's algorithm transforms the output's gradient
+once for both. The other algorithms gain in order: neither gradient is used before the other is
+computed. XLA's CPU compiler orders a program depth first. The gradient of a network's first kernel
+lies deepest, so all gradients of images would come first and those of kernels last; the input and
+the gradient of every layer, which the latter need, would be kept until then.
 """
 
 from collections.abc import Callable
@@ -17,8 +19,35 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from jaxcnn.ops.conv import onednn, primitives, reference, xla
-from jaxcnn.ops.conv.primitives import define_composite
+from jaxcnn.ops.conv.define import define_composite
+from jaxcnn.ops.conv.reference import Shape
+
+
+def declare_bilinear(convolution: Primitive, input_grad: Primitive, kernel_grad: Primitive) -> None:
+    """Makes each derivative of three primitives one of the three.
+
+    Args:
+        convolution: Of `(x, kernel)`.
+        input_grad: Of `(dy, kernel)`.
+        kernel_grad: Of `(x, dy)`.
+    """
+    # <ct, conv(x, kernel)> is linear in each of the three; the derivative by one of them, given the
+    # other two, is one of the three primitives. So the rules lead from each to the other two.
+    ad.defbilinear(
+        convolution,
+        lambda ct, x, kernel, spec: input_grad.bind(ct, kernel, spec=spec),
+        lambda ct, x, kernel, spec: kernel_grad.bind(x, ct, spec=spec),
+    )
+    ad.defbilinear(
+        input_grad,
+        lambda ct, dy, kernel, spec: convolution.bind(ct, kernel, spec=spec),
+        lambda ct, dy, kernel, spec: kernel_grad.bind(ct, dy, spec=spec),
+    )
+    ad.defbilinear(
+        kernel_grad,
+        lambda ct, x, dy, spec: input_grad.bind(dy, ct, spec=spec),
+        lambda ct, x, dy, spec: convolution.bind(x, ct, spec=spec),
+    )
 
 
 def define_joint(
@@ -26,7 +55,7 @@ def define_joint(
     convolution: Primitive,
     input_grad: Primitive,
     kernel_grad: Primitive,
-    output_shape: Callable[..., reference.Shape],
+    output_shape: Callable[..., Shape],
     by_xla: Callable[..., list[jax.Array]],
     by_onednn: Callable[..., list[jax.Array]],
 ) -> Primitive:
@@ -92,14 +121,3 @@ def define_joint(
     ad.primitive_transposes[joint_vjp] = transpose_vjp
     ad.primitive_jvps[convolution] = jvp
     return joint_vjp
-
-
-conv_vjp = define_joint(
-    "cnn",
-    primitives.convolution,
-    primitives.conv_input_grad,
-    primitives.conv_kernel_grad,
-    reference.output_shape,
-    xla.conv_vjp,
-    onednn.conv_vjp,
-)
