@@ -28,6 +28,20 @@ def test_a_moment_counts_for_the_longest_operation_or_the_one_that_began_last(pr
     assert spent == {"": 1.0, "long": 3.0, "short": 2.0, "launch": 3.0}
 
 
+def test_the_step_is_the_program_with_the_most_operations_however_long_another_took(profile_step):
+    def program(begin, end, count):
+        span = (end - begin) / count
+        inside = [(begin + span * i, begin + span * (i + 0.5), "dot") for i in range(count)]
+        return [(begin, end, profile_step._PROGRAM), (begin, end, "while.1"), *inside]
+
+    # Steps of 3, 1 and 2 seconds; one that hands arguments over was held up for 50.
+    events = program(0, 50, 2) + program(50, 53, 30) + program(53, 54, 30) + program(54, 56, 30)
+    begin, end, inside = profile_step.median_step(events)
+    assert (begin, end) == (54, 56)
+    assert {e[2] for e in inside} == {"dot"}
+    assert len(inside) == 30
+
+
 @pytest.mark.slow
 @pytest.mark.ci
 def test_the_kinds_of_a_step_add_up_to_it(tmp_path):

@@ -87,6 +87,22 @@ def moments(events: list[Event], begin: float, end: float) -> Iterator[tuple[str
     yield last, end - before
 
 
+def median_step(events: list[Event]) -> tuple[float, float, list[Event]]:
+    """Returns begin, end and operations of the step of median length.
+
+    The step is the program with the most operations; the others only hand its arguments over, which
+    on a busy machine may take longer than the step.
+    """
+    work = [e for e in events if not e[2].startswith(_CONTAINERS)]
+    programs = []
+    for begin, end, name in events:
+        if name == _PROGRAM:
+            programs.append((begin, end, [e for e in work if begin <= e[0] and e[1] <= end]))
+    most = max(len(inside) for *_, inside in programs)
+    taken = sorted((p for p in programs if 2 * len(p[2]) > most), key=lambda p: p[1] - p[0])
+    return taken[len(taken) // 2]
+
+
 def profile(network: str, batch_size: int) -> dict[str, Any]:
     """Seconds of a step for each kind of work: of the step of median length among a few."""
     spec = {
@@ -103,12 +119,7 @@ def profile(network: str, batch_size: int) -> dict[str, Any]:
             for index in range(STEPS):
                 step(index)
         events = events_of(Path(folder))
-    # The step is the longest of the programs; the others only hand its arguments over.
-    programs = sorted((e for e in events if e[2] == _PROGRAM), key=lambda e: e[0] - e[1])[:STEPS]
-    begin, end, _ = programs[len(programs) // 2]
-    inside = [
-        e for e in events if begin <= e[0] and e[1] <= end and not e[2].startswith(_CONTAINERS)
-    ]
+    begin, end, inside = median_step(events)
     seconds: dict[str, float] = collections.defaultdict(float)
     for name, duration in moments(inside, begin, end):
         seconds[kind_of(name)] += duration
