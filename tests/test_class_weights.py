@@ -125,7 +125,7 @@ def test_a_step_minimizes_the_sum_of_weighted_losses_over_the_number_of_images()
 def test_the_weights_of_the_settings_reach_the_compiled_step(dataset, monkeypatch):
     seen = []
     monkeypatch.setattr(programs, "Objective", lambda *fields: seen.append(fields))
-    monkeypatch.setattr(programs, "compiled", lambda *arguments: None)
+    monkeypatch.setattr(programs, "compiled", lambda *arguments, **options: None)
     given = ",".join(str(0.5 + index) for index in range(10))
     for weights, expected in (("none", None), (given, tuple(0.5 + i for i in range(10)))):
         settings = small_settings(dataset, class_weights=weights)

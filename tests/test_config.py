@@ -3,11 +3,13 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxcnn import models
 from jaxcnn.config import compat, schema
 from jaxcnn.config.settings import Settings
+from jaxcnn.data import Split
 from jaxcnn.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -80,6 +82,20 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(section, key, value)
     assert message.startswith(f"{section}.{key}={value!r} is not allowed")
     assert schema.describe(f"{section}.{key}") in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "expected"),
+    [(None, 9_999, False), (None, 10_000, True), (False, 10_000, False), (True, 1, True)],
+)
+def test_onednn_is_for_trainings_that_are_longer_than_a_start(dataset, given, images, expected):
+    changed = schema.default_config()
+    changed.train.onednn = given
+    size = dataset.train.images.shape[1:]
+    train = Split(np.zeros((images, *size), np.uint8), np.zeros(images, np.int32))
+    settings = Settings.resolve(changed, dataset._replace(train=train))
+    assert settings.train.onednn is expected
+    assert settings.to_json()["train"]["onednn"] is expected
 
 
 def test_a_warmup_longer_than_the_training_is_shortened_and_says_so(dataset, caplog):

@@ -21,7 +21,7 @@ from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import WarningKeeper
 from jaxcnn.runtime.signals import Interrupted
 from jaxcnn.study import lr_range
-from jaxcnn.train import fit, initial, start
+from jaxcnn.train import fit, initial, plan, start
 from jaxcnn.train.capacity import compile_programs
 
 
@@ -200,7 +200,7 @@ def test_a_range_test_begins_with_the_weights(source, begun, monkeypatch):
 def test_a_dry_run_checks_the_weights_and_writes_nothing(source, tmp_path):
     config = _config(train__init_from=str(tmp_path / "none.safetensors"))
     with pytest.raises(UserError, match="train.init_from: cannot read"):
-        fit.dry_run(config, _dataset(), tmp_path / "run", StopAt(None))
+        plan.dry_run(config, _dataset(), tmp_path / "run", StopAt(None))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -31,7 +31,7 @@ from jaxcnn.report import facts
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import WarningKeeper
 from jaxcnn.runtime import compilation_cache, notices, sharding, switches
-from jaxcnn.train import fit, limits, start
+from jaxcnn.train import limits, plan, start
 
 LENET = "--config=lenet:digits"
 
@@ -236,7 +236,7 @@ def test_a_path_below_an_unknown_home_is_a_usage_mistake(arguments, command):
 def test_workdir_and_other_paths_begin_at_home(command, folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder / "home"))
     used = []
-    monkeypatch.setattr(fit, "dry_run", lambda *given: used.append(given[2]))
+    monkeypatch.setattr(plan, "dry_run", lambda *given: used.append(given[2]))
     for workdir in ("--workdir=~/x", "--workdir=x"):
         assert command("train", LENET, "--dry_run", workdir)[0] == 0
     assert used == [folder / "home" / "x", Path("x")]

@@ -158,13 +158,28 @@ def test_a_program_for_the_cache_does_without() -> None:
     assert not calls(lambda x, k: ours(x, k) + 3, x, kernel)
 
 
+def test_a_program_whose_author_does_not_want_it_does_without() -> None:
+    ours, _, x, kernel = pair("dense")
+    with ops.without_onednn():
+        assert not calls(lambda x, k: ours(x, k) + 1, x, kernel)
+        with ops.uncached(), ops.without_onednn():
+            assert not calls(lambda x, k: ours(x, k) + 2, x, kernel)
+        assert not calls(lambda x, k: ours(x, k) + 3, x, kernel)
+    assert calls(lambda x, k: ours(x, k) + 4, x, kernel)
+
+
 @pytest.mark.usefixtures("cached")
-def test_a_run_calls_it_even_if_there_is_a_cache() -> None:
+def test_a_run_calls_it_even_if_there_is_a_cache_unless_it_shall_not() -> None:
     model = ResNet(blocks=(1,), widths=(8,))
     images = jnp.zeros((2, 8, 8, 3))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    program = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
-    assert "__onednn$" in compiled(program, (variables, images)).as_text()
+
+    def text(onednn: bool) -> str:
+        program = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+        return str(compiled(program, (variables, images), onednn=onednn).as_text())
+
+    assert "__onednn$" in text(True)
+    assert "__onednn$" not in text(False)
 
 
 def test_nothing_that_calls_it_is_written_to_the_cache(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.models import resnet
 from jaxcnn.run.observers import Observer
 from jaxcnn.runtime import launch, memory
-from jaxcnn.train import fit, remedies
+from jaxcnn.train import fit, plan, remedies
 from jaxcnn.train.programs import Programs
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ class Said(Observer):
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(settings, tmp_path):
     report = Said()
     settings.train.grad_accum_steps = 2
-    fit.dry_run(settings, random_dataset(), tmp_path / "run", report)
+    plan.dry_run(settings, random_dataset(), tmp_path / "run", report)
     text = "\n".join(report.lines)
     for expected in (
         "devices: 1 x cpu (cpu), 1 process\n",
@@ -55,15 +55,21 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(settings, tmp_path
         "steps: 2 epochs x 3 = 6, 1 in one call; 0 images are left over",
         "data: on each device",
         "memory of each device: 0.00 GB of",
+        "\nstart: ",
     ):
         assert expected in text, expected
     assert not (tmp_path / "run").exists()
 
 
+def test_the_start_is_told_with_what_it_was_spent_on():
+    line = plan.start({"imports": 1.51, "training step": 2.0, "all": 4.0})
+    assert line == "start: 4.0 s to the first step: imports 1.5, training step 2.0, other 0.5"
+
+
 def test_a_dry_run_finds_what_a_run_would(settings, tmp_path):
     (tmp_path / "file").write_text("something else")
     with pytest.raises(UserError, match="exists and is not a run folder"):
-        fit.dry_run(settings, random_dataset(), tmp_path, Said())
+        plan.dry_run(settings, random_dataset(), tmp_path, Said())
 
 
 def test_a_step_that_cannot_fit_is_refused_with_what_would(settings, tmp_path, monkeypatch):

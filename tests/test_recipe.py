@@ -108,7 +108,9 @@ def test_what_older_runs_lack_is_off_by_default():
     for section, name in sections.items():
         for field in dataclasses.fields(getattr(recipe, name)):
             key = f"{section}.{field.name}"
-            assert compat.ADDED[key] == tree[section][field.name], key
+            # Older runs called oneDNN; today it is by the data, and a run may change it.
+            expected = True if key == "train.onednn" else tree[section][field.name]
+            assert compat.ADDED[key] == expected, key
 
 
 # ml_collections executes configuration files so.

@@ -6,11 +6,13 @@ jaxcnn train --config configs/resnet.py --model.name=resnet20 --workdir runs/sma
 jaxcnn train --config densenet --dry_run
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
+import jaxcnn
 from jaxcnn import data
 from jaxcnn.commands import config_flag, named, streams, training
 from jaxcnn.config import schema
@@ -20,7 +22,8 @@ from jaxcnn.doctor import record
 from jaxcnn.errors import UserError
 from jaxcnn.run import observers
 from jaxcnn.runtime import compilation_cache, distributed, environment, memory, notices, switches
-from jaxcnn.train import fit
+from jaxcnn.runtime.compilation import timed
+from jaxcnn.train import fit, plan
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder; by default runs/NAME, or runs/NAME-DATASET, after --config."
@@ -62,6 +65,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _train(given: config_flag.Parsed) -> None:
+    stages = {"imports": time.perf_counter() - jaxcnn.IMPORTED_AT}
     if given.rest:
         raise UserError(f"unexpected argument {given.rest[0]!r}: only flags are taken, see --help")
     if not _DRY_RUN.value:
@@ -81,9 +85,10 @@ def _train(given: config_flag.Parsed) -> None:
         notices.silence()
     report = observers.create_reporter() if distributed.is_process_0() else observers.Observer()
     record.check_start()
-    dataset = distributed.process_0_first(lambda: data.load(**config.dataset))
+    with timed(stages, "data"):
+        dataset = distributed.process_0_first(lambda: data.load(**config.dataset))
     if _DRY_RUN.value:
-        fit.dry_run(config, dataset, workdir, report)
+        plan.dry_run(config, dataset, workdir, report, stages)
         return
     summary = fit.fit(config, dataset, workdir, report)
     if distributed.is_process_0():

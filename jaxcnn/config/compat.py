@@ -44,13 +44,15 @@ ADDED: dict[str, Any] = {
     "optim.cooldown": 0.2,
     "train.class_weights": "none",
     "train.init_from": "",
+    "train.onednn": True,
     "train.ema_warmup": False,
     "train.keep_best": False,
     "train.patience": 0,
 }
 """Dotted keys that older config.json files lack, with the value that was in force then."""
 
-# These do not influence the numbers, as long as they are finite.
+# These do not influence the numbers, as long as they are finite; `train.onednn` rounds them in
+# another way, as another number of devices does, which a run may change as well.
 _FREE = (
     "dataset.data_dir",
     "train.log_every_steps",
@@ -62,6 +64,7 @@ _FREE = (
     "train.on_nonfinite",
     "train.max_nonfinite",
     "train.data_gigabytes",
+    "train.onednn",
 )
 # May rise: the run goes on with the learning rates of the longer schedule.
 _EPOCHS = "train.epochs"

@@ -151,6 +151,14 @@ class TrainRecipe:
         "weights to begin with: a name of `jaxcnn predict --pretrained`, a .safetensors file or a "
         "run folder; the head is new where the number of classes is another; empty: random ones",
     )
+    onednn: bool | None = setting(
+        bool,
+        ANY,
+        "convolutions by oneDNN where this jaxlib has it (one CPU device, x86-64 Linux): faster "
+        "steps, but the programs are compiled anew at every start; unset: if there are at least "
+        "10,000 training images",
+        unset="by the number of training images",
+    )
     ema_warmup: bool = setting(
         False,
         ANY,

@@ -27,6 +27,11 @@ _logger = logging.getLogger(__name__)
 # Python needs to send the next one.
 STEPS_PER_CALL = {"cpu": 1, "gpu": 8, "tpu": 8}
 
+# Training images from which on steps by oneDNN gain more than the start loses, where the
+# configuration leaves it open. Not by the number of epochs, which may rise: a run would end with
+# other bits than it began.
+ONEDNN_FROM = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
@@ -86,6 +91,8 @@ class Settings(schema.Config):
                 "optim.warmup_epochs=%s is longer than the training: shortened to %s",
                 *(config.optim.warmup_epochs, float(config.train.epochs)),
             )
+        if config.train.onednn is None:
+            tree["train"]["onednn"] = len(dataset.train.labels) >= ONEDNN_FROM
         platform = jax.default_backend()
         if config.model.dtype == "auto":
             tree["model"]["dtype"] = "float32" if platform == "cpu" else "bfloat16"

@@ -61,7 +61,7 @@ def algorithms(settings: Settings, devices: int) -> Iterator[str]:
     if platform_name != "cpu":
         yield f"all convolutions: the primitives of XLA for {platform_name}"
         return
-    by_onednn = ops.has_onednn() and devices == 1
+    by_onednn = ops.has_onednn() and devices == 1 and bool(settings.train.onednn)
     yield f"oneDNN: {'called' if by_onednn else 'not called'}; the rest by XLA"
     model = settings.create_model()
     size = settings.train.batch_size // settings.train.grad_accum_steps

@@ -21,6 +21,8 @@ class Network(NamedTuple):
         pixel_stats: By which images are normalized.
         image_shape: (H, W, C) of the images.
         title: For a picture or a page: which network, and where its weights come from.
+        onednn: Whether it calls oneDNN where that is possible, see `compilation.compiled`: for many
+            images, as few are classified sooner by a program that was kept.
     """
 
     module: nn.Module
@@ -28,18 +30,23 @@ class Network(NamedTuple):
     pixel_stats: augment.PixelStats
     image_shape: tuple[int, int, int]
     title: str = ""
+    onednn: bool = False
 
 
 class BatchProgram:
     """A function of variables and of arrays with one row per image, compiled for one batch size."""
 
     def __init__(
-        self, function: Callable[..., jax.Array], variables: Any, *batch: jax.ShapeDtypeStruct
+        self,
+        function: Callable[..., jax.Array],
+        variables: Any,
+        *batch: jax.ShapeDtypeStruct,
+        onednn: bool,
     ) -> None:
         """Compiles `function(variables, *batch)` on the first device."""
         self._batch_size = batch[0].shape[0]
         self._variables = jax.device_put(variables, jax.local_devices()[0])
-        self._program = compiled(jax.jit(function), (self._variables, *batch))
+        self._program = compiled(jax.jit(function), (self._variables, *batch), onednn=onednn)
 
     def __call__(
         self, *arrays: np.ndarray, on_batch: Callable[[], None] = lambda: None
@@ -65,7 +72,7 @@ class Classifier:
             return network.module.apply(variables, normalized, train=False)
 
         images = jax.ShapeDtypeStruct((batch_size, *network.image_shape), jnp.uint8)
-        self._apply = BatchProgram(apply, network.variables, images)
+        self._apply = BatchProgram(apply, network.variables, images, onednn=network.onednn)
 
     def logits(self, images: np.ndarray, on_batch: Callable[[], None] = lambda: None) -> np.ndarray:
         """Returns float32 `[N, K]` for uint8 `[N, H, W, C]`; calls `on_batch` after each batch."""

@@ -134,7 +134,7 @@ class GradCam:
         Raises:
             UserError: As `layer`.
         """
-        module, variables, stats, image_shape, _ = network
+        module, variables, stats, image_shape = network[:4]
         self.layer = layer(module, variables, image_shape)
 
         def maps(variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
@@ -142,7 +142,7 @@ class GradCam:
 
         images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8)
         classes = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-        self._maps = BatchProgram(maps, variables, images, classes)
+        self._maps = BatchProgram(maps, variables, images, classes, onednn=network.onednn)
 
     def maps(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Returns float32 `[N, H, W]`, 0..1, for uint8 `[N, H, W, C]` and classes int `[N]`."""

@@ -103,6 +103,7 @@ class RunPlots(Observer):
             self._settings.pixel_stats,
             images.shape[1:],
             self._title,
+            bool(self._settings.train.onednn),
         )
         size = min(self._settings.train.eval_batch_size, len(labels))
         logits = self._safely(lambda: Classifier(network, size).logits(images, on_batch))

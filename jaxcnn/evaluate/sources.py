@@ -38,16 +38,22 @@ def trained(run: Run, warn: Callable[[str], None], best: bool = False) -> tuple[
     """
     step, variables = run.best() if best else run.newest(warn)
     title = f"{run.model_name}, step {step}"
-    return step, Network(run.model, variables, run.settings.pixel_stats, run.image_shape, title)
+    settings = run.settings
+    onednn = bool(settings.train.onednn)
+    return step, Network(run.model, variables, settings.pixel_stats, run.image_shape, title, onednn)
 
 
 def of_run(run: Run, warn: Callable[[str], None]) -> Source:
-    """Returns a run's network; loading it is `trained`, with its errors."""
-    return Source(run.name, run.class_names, run.image_shape, lambda: trained(run, warn)[1])
+    """Returns a run's network, for few images; loading it is `trained`, with its errors."""
+
+    def load() -> Network:
+        return trained(run, warn)[1]._replace(onednn=False)
+
+    return Source(run.name, run.class_names, run.image_shape, load)
 
 
 def of_weights(name: str) -> Source:
-    """Returns the network of `models.load_pretrained`, with its errors."""
+    """Returns the network of `models.load_pretrained`, for few images, with its errors."""
     weights = load_pretrained(str(locate.expanded(name)))
     network = Network(
         weights.module,

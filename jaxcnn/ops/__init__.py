@@ -8,6 +8,7 @@ from jaxcnn.ops.norm_conv import norm_relu_conv
 from jaxcnn.ops.onednn_calls import are_in as calls_onednn
 from jaxcnn.ops.onednn_calls import is_present as has_onednn
 from jaxcnn.ops.onednn_calls import uncached
+from jaxcnn.ops.onednn_calls import without as without_onednn
 from jaxcnn.ops.pooling import avg_pool, max_pool
 from jaxcnn.ops.substitute import accelerate
 
@@ -28,4 +29,5 @@ __all__ = [
     "normalize",
     "relu",
     "uncached",
+    "without_onednn",
 ]

@@ -6,11 +6,12 @@ nothing in such a build. So the calls are written here. XLA does not promise to 
 oneDNN ends the process when asked for an unsupported operation; therefore they are made only with
 versions of jaxlib that the tests have passed with. Everywhere else `conv/xla.py` does the work.
 
-A program that contains such calls can neither be kept in JAX's compilation cache (jaxlib 0.10.2
-reads memory that is not its own when it writes one there) nor be exported.
+A program that contains such calls can neither be kept in JAX's compilation cache (XLA reads memory
+that is not its own when it writes one there, with both versions) nor be exported.
 """
 
 import contextlib
+import contextvars
 import json
 import math
 import platform
@@ -25,7 +26,9 @@ from jax import lax
 
 from jaxcnn.ops.spec import Pads, Pair
 
-VERIFIED_JAXLIB = ("0.10.2",)
+VERIFIED_JAXLIB = ("0.10.2", "0.12.0.1")
+
+_is_wanted = contextvars.ContextVar("onednn_is_wanted", default=True)
 
 _LEGACY_API = 2  # The calling convention whose configuration is JSON.
 
@@ -37,8 +40,8 @@ def is_present() -> bool:
 
 
 def is_usable() -> bool:
-    """Whether a program lowered now may call oneDNN: present, and the cache will not keep it."""
-    return is_present() and not _is_cached()
+    """Whether a program lowered now may call oneDNN: present, wanted, and no cache keeps it."""
+    return is_present() and _is_wanted.get() and not _is_cached()
 
 
 def _is_cached() -> bool:
@@ -58,6 +61,16 @@ def uncached() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+    """Has programs that are lowered inside computed without oneDNN, so that a cache keeps them."""
+    before = _is_wanted.set(False)
+    try:
+        yield
+    finally:
+        _is_wanted.reset(before)
 
 
 def are_in(lowered: Any) -> bool:

@@ -1,5 +1,8 @@
-"""How the programs of a run are compiled: XLA's options and oneDNN."""
+"""How the programs of a run are compiled: XLA's options and oneDNN, and how long it takes."""
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,18 +22,24 @@ def compiler_options() -> dict[str, str | bool]:
     return {}
 
 
-def compiled(program: Any, arguments: Any) -> Any:
-    """Returns a compiled program, which calls oneDNN where that is possible.
+def has_onednn() -> bool:
+    """Whether programs can call oneDNN here: a CPU is the only device, and jaxlib has it."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and ops.has_onednn()
+
+
+def compiled(program: Any, arguments: Any, *, onednn: bool = True) -> Any:
+    """Returns a compiled program.
 
     A program that calls oneDNN cannot be kept in the compilation cache; the others are.
 
     Args:
         program: From `jax.jit`.
         arguments: Arrays, or their shapes and dtypes.
+        onednn: Whether it calls oneDNN where that is possible.
     """
-    alone_on_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if not (alone_on_cpu and ops.has_onednn()):
-        return program.lower(*arguments).compile(compiler_options())
+    if not (onednn and has_onednn()):
+        with ops.without_onednn():
+            return program.lower(*arguments).compile(compiler_options())
     with ops.uncached():  # without this, what is lowered does not call oneDNN
         lowered = program.lower(*arguments)
         if ops.calls_onednn(lowered):
@@ -48,3 +57,13 @@ def init_compiler_options() -> dict[str, str | int]:
         fusions = ops.CPU_COMPILER_OPTIONS[ops.YNN_FUSIONS]
         return {"xla_backend_optimization_level": 0, ops.YNN_FUSIONS: fusions}
     return {}
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes in `seconds`, under `name`, how long what is inside takes."""
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - begin

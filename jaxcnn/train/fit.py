@@ -18,7 +18,7 @@ from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import Observer, ObserverList, WarningKeeper
 from jaxcnn.runtime import distributed, environment, sharding
 from jaxcnn.runtime.signals import Interrupted, Interrupts
-from jaxcnn.train import initial, limits, plan, start
+from jaxcnn.train import initial, limits, start
 from jaxcnn.train.capacity import compile_programs
 from jaxcnn.train.loop import Training
 from jaxcnn.train.step import evaluated_variables
@@ -50,7 +50,7 @@ def fit(
     settings, mesh, rows = prepare(config, dataset)
     run = RunDir(workdir)
     # Process 0 alone reads the folder, so that all processes decide alike.
-    before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
+    before = distributed.broadcast_from_process_0(lambda: epochs_before(run, settings))
     is_over = distributed.broadcast_from_process_0(
         lambda: is_exhausted(run.read_metrics(), settings.train.patience)
     )
@@ -87,27 +87,6 @@ def fit(
     return _summary(run)
 
 
-def dry_run(
-    config: config_dict.ConfigDict, dataset: Dataset, workdir: str | Path, observer: Observer
-) -> None:
-    """Does all that `fit` does before the first step, says what would be done, writes nothing.
-
-    Raises:
-        UserError: As `fit`.
-    """
-    settings, mesh, rows = prepare(config, dataset)
-    run = RunDir(workdir)
-    before = distributed.broadcast_from_process_0(lambda: _epochs_before(run, settings))
-    initial.of_run(settings, run, observer.say)
-    observer.network(settings.model.name, rows)
-    observer.say("compiling")
-    for line in plan.lines(compile_programs(settings, dataset, mesh)):
-        observer.say(line)
-    observer.say(
-        f"{workdir} " + (f"is finished with {before} epochs" if before else "is free or goes on")
-    )
-
-
 def prepare(
     config: config_dict.ConfigDict, dataset: Dataset
 ) -> tuple[Settings, Mesh, list[BlockSummary]]:
@@ -117,7 +96,7 @@ def prepare(
     return settings, mesh, block_summaries(settings.create_model(), settings.facts.image_shape)
 
 
-def _epochs_before(run: RunDir, settings: Settings) -> int:
+def epochs_before(run: RunDir, settings: Settings) -> int:
     """Returns the epochs of a finished run in the folder, else 0; UserError if it is not ours."""
     run.check(settings.to_json())
     finished = run.summary()

@@ -1,11 +1,58 @@
 """What a run would do, in words: steps, memory, and which part of a batch lies where."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
+from ml_collections import config_dict
 
-from jaxcnn.runtime import memory
+import jaxcnn
+from jaxcnn.data import Dataset
+from jaxcnn.run.folder import RunDir
+from jaxcnn.run.observers import Observer
+from jaxcnn.runtime import distributed, memory
+from jaxcnn.runtime.compilation import timed
+from jaxcnn.train import fit, initial
+from jaxcnn.train.capacity import compile_programs
 from jaxcnn.train.programs import Programs
+
+
+def dry_run(
+    config: config_dict.ConfigDict,
+    dataset: Dataset,
+    workdir: str | Path,
+    observer: Observer,
+    stages: dict[str, float] | None = None,
+) -> None:
+    """Does all that `fit.fit` does before the first step, says what would be done, writes nothing.
+
+    Args:
+        config: As for `fit.fit`.
+        dataset: As for `fit.fit`.
+        workdir: As for `fit.fit`.
+        observer: Gets the lines.
+        stages: What came before, in seconds, for the line about the start.
+
+    Raises:
+        UserError: As `fit.fit`.
+    """
+    settings, mesh, rows = fit.prepare(config, dataset)
+    run = RunDir(workdir)
+    before = distributed.broadcast_from_process_0(lambda: fit.epochs_before(run, settings))
+    initial.of_run(settings, run, observer.say)
+    observer.network(settings.model.name, rows)
+    observer.say("compiling")
+    programs = compile_programs(settings, dataset, mesh)
+    stages = {**(stages or {}), **programs.seconds}
+    with timed(stages, "initial state"):
+        jax.block_until_ready(programs.init())
+    stages["all"] = time.perf_counter() - jaxcnn.IMPORTED_AT
+    for line in (*lines(programs), start(stages)):
+        observer.say(line)
+    observer.say(
+        f"{workdir} " + (f"is finished with {before} epochs" if before else "is free or goes on")
+    )
 
 
 def lines(programs: Programs) -> Iterator[str]:
@@ -39,3 +86,15 @@ def lines(programs: Programs) -> Iterator[str]:
         f"(state and data {memory.gigabytes(needed.fixed)}, "
         f"batch and activations {memory.gigabytes(needed.growing)})"
     )
+
+
+def start(stages: dict[str, float]) -> str:
+    """Returns the line that says how long it is from the program's start to the first step.
+
+    Args:
+        stages: Seconds by what they were spent on; "all" is the whole, from which others may miss.
+    """
+    parts = {name: seconds for name, seconds in stages.items() if name != "all"}
+    parts["other"] = stages["all"] - sum(parts.values())
+    listed = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+    return f"start: {stages['all']:.1f} s to the first step: {listed}"

@@ -18,7 +18,7 @@ from jaxcnn.config.settings import Settings
 from jaxcnn.data import Dataset, batches
 from jaxcnn.data.augmentations.pipeline import create_augmentation
 from jaxcnn.runtime import memory
-from jaxcnn.runtime.compilation import compiled, init_compiler_options
+from jaxcnn.runtime.compilation import compiled, init_compiler_options, timed
 from jaxcnn.runtime.sharding import place, replicated, split_where_possible
 from jaxcnn.train import feed, from_data, metrics, recipe
 from jaxcnn.train.optim import Optimizer
@@ -70,6 +70,7 @@ class Programs:
         resident: Whether the data set lies on the devices, else it is streamed.
         train_program: The compiled steps of a call.
         eval_program: The compiled evaluation step.
+        seconds: How long each program took to compile.
     """
 
     def __init__(
@@ -103,8 +104,11 @@ class Programs:
         if settings.train.shard_optimizer:
             optimizer = _of_whole_gradients(optimizer, self._replicated)
         self._init, shardings = self._create_init(model, optimizer)
-        self.train_program = self._compile_training(model, optimizer, shardings)
-        self.eval_program = self._compile_evaluation(model)
+        self.seconds: dict[str, float] = {}
+        with timed(self.seconds, "training step"):
+            self.train_program = self._compile_training(model, optimizer, shardings)
+        with timed(self.seconds, "evaluation"):
+            self.eval_program = self._compile_evaluation(model)
 
     def _create_init(self, model: nn.Module, optimizer: Optimizer) -> tuple[Any, TrainState]:
         """Returns the program of the initial state and its shardings; sets `template`."""
@@ -157,6 +161,7 @@ class Programs:
             # Out as in: compiled ahead, the program takes a state of these shardings only.
             jax.jit(call, out_shardings=shardings, donate_argnums=0),
             (self.template, self._key, *self._train.batch, *self._step_count(1)),
+            onednn=bool(settings.train.onednn),
         )
 
     def _compile_evaluation(self, model: nn.Module) -> Any:
@@ -167,6 +172,7 @@ class Programs:
         return compiled(
             jax.jit(step, out_shardings=self._replicated),
             (evaluated_variables(self.template), *self._eval.batch, mask),
+            onednn=bool(self.settings.train.onednn),
         )
 
     def memory_needed(self) -> memory.Estimate:

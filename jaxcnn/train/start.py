@@ -8,6 +8,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.run.folder import RunDir
 from jaxcnn.run.observers import WarningKeeper
 from jaxcnn.runtime import environment, notices
+from jaxcnn.runtime.compilation import has_onednn
 from jaxcnn.train.initial import Weights
 
 
@@ -31,7 +32,8 @@ def noted(
         this = {"dataset": settings.facts.fingerprint, "epochs": settings.train.epochs}
         if weights is not None:
             this["init_from"] = weights.as_json()
-        this = {**environment.describe(), **this, "warnings": notices.kept()}
+        called = bool(settings.train.onednn) and has_onednn()
+        this = {**environment.describe(), **this, "onednn": called, "warnings": notices.kept()}
         run.add_start(this)
         try:
             yield

@@ -7,7 +7,8 @@
 Contenders run the same step (see workers.py) in processes of their own that take turns,
 so a busy moment of the machine meets all of them. `--peer torch` adds PyTorch eager (channels_last)
 and `torch.compile`, and needs `pip install jaxcnn[bench]`; `--peer flax` adds the same flax network
-with `lax.conv_general_dilated` and flax's pooling and batch norm. Prints a table; `--out` also
+with `lax.conv_general_dilated` and flax's pooling and batch norm; `--peer without_onednn` adds
+jaxcnn itself without oneDNN. Prints a table; `--out` also
 writes JSON.
 Exits with 1 if jaxcnn is less than twice as fast as stock Flax on a CPU.
 """
@@ -34,7 +35,11 @@ from jaxcnn.commands.parser import at_least, script_parser
 from jaxcnn.errors import UserError
 from jaxcnn.runtime import environment
 
-CONTENDERS = {"torch": ("torch_eager", "torch_compile"), "flax": ("flax",)}
+CONTENDERS = {
+    "torch": ("torch_eager", "torch_compile"),
+    "flax": ("flax",),
+    "without_onednn": ("without_onednn",),
+}
 LEAST_RATIO_TO_FLAX = 2.0
 ROOT = Path(__file__).parents[2]
 
@@ -161,7 +166,7 @@ def measure(spec: dict[str, Any], contenders: list[str], rounds: int) -> dict[st
     ours = results[0]["images_per_second"]
     best = {
         peer: max(r["images_per_second"] for r in results if r["contender"].startswith(peer))
-        for peer in ("torch", "flax")
+        for peer in CONTENDERS
         if any(r["contender"].startswith(peer) for r in results)
     }
     return {
