@@ -85,12 +85,20 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(section, key, value)
 
 
 @pytest.mark.parametrize(
-    ("given", "images", "expected"),
-    [(None, 9_999, False), (None, 10_000, True), (False, 10_000, False), (True, 1, True)],
+    ("name", "given", "images", "expected"),
+    [
+        ("mobilenet", None, 9_999, False),
+        ("mobilenet", None, 10_000, True),
+        ("mobilenet", False, 10_000, False),
+        ("densenet40_k12", None, 10_000, False),
+        ("densenet40_k12", True, 1, True),
+    ],
 )
-def test_onednn_is_for_trainings_that_are_longer_than_a_start(dataset, given, images, expected):
+def test_onednn_is_for_trainings_that_are_longer_than_a_start(
+    dataset, name, given, images, expected
+):
     changed = schema.default_config()
-    changed.train.onednn = given
+    changed.model.name, changed.train.onednn = name, given
     size = dataset.train.images.shape[1:]
     train = Split(np.zeros((images, *size), np.uint8), np.zeros(images, np.int32))
     settings = Settings.resolve(changed, dataset._replace(train=train))

@@ -365,6 +365,8 @@ def test_doctor_looks_at_everything_and_is_content(home, tiny_network, command):
             "2 x 3x3: ",
         ),
         *("a batch of digits", "compiling as for a run", "arrays are right", "all is well"),
+        # Though digits are few.
+        f"oneDNN: {'called' if compilation.has_onednn() else 'not called'}",
     ):
         assert text in output
     assert record.file().is_file()

@@ -633,6 +633,8 @@ SCRIPTS = [
     ("bench/layers --batch_size 0", 2, "'0' is not allowed"),
     ("bench/profile_step --network alexnet", 1, "model.name='alexnet' is unknown"),
     ("bench/profile_step --network lenet --out folder", 1, "--out=folder cannot be written"),
+    ("bench/roofline --network alexnet", 1, "model.name='alexnet' is unknown"),
+    ("bench/start --out nowhere/x.json", 1, "there is no folder nowhere"),
     ("bench/scaling --networks alexnet --output x.json", 1, "model.name='alexnet' is unknown"),
     ("bench/scaling --output file/x.json", 1, "file is no folder"),
     ("checks/wrong_commands --count 0", 2, "'0' is not allowed: a whole number, at least 1"),
@@ -663,6 +665,7 @@ def test_a_mistake_of_a_script_is_one_line_before_anything_is_measured(
 
 
 TABLES = ("bench/steps", "bench/history", "bench/layers", "bench/pairs", "bench/profile_step")
+TABLES += ("bench/models", "bench/roofline", "bench/start")
 
 
 @pytest.mark.parametrize("kind", [*DAMAGE, "keys", "directory", "missing"])

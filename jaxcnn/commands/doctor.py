@@ -101,6 +101,8 @@ def _step(config: config_dict.ConfigDict, dataset: Dataset, of_what: str) -> str
     """Compares a training step; returns the worst line, None if all is well."""
     began, name = time.monotonic(), config.model.name
     mesh = sharding.data_mesh()
+    if config.train.onednn is None:
+        config.train.onednn = True  # as a training on many images would, however few these are
     settings = Settings.resolve(config, dataset)
     limits.check(settings, mesh)
     print(f"one training step of {name}, {settings.model.dtype}, {of_what}", flush=True)

@@ -155,9 +155,9 @@ class TrainRecipe:
         bool,
         ANY,
         "convolutions by oneDNN where this jaxlib has it (one CPU device, x86-64 Linux): faster "
-        "steps, but the programs are compiled anew at every start; unset: if there are at least "
-        "10,000 training images",
-        unset="by the number of training images",
+        "steps, but the programs are compiled anew at every start; unset: with at least "
+        "10,000 training images, if the network gains by it",
+        unset="by network and images",
     )
     ema_warmup: bool = setting(
         False,

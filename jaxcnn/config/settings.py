@@ -91,8 +91,6 @@ class Settings(schema.Config):
                 "optim.warmup_epochs=%s is longer than the training: shortened to %s",
                 *(config.optim.warmup_epochs, float(config.train.epochs)),
             )
-        if config.train.onednn is None:
-            tree["train"]["onednn"] = len(dataset.train.labels) >= ONEDNN_FROM
         platform = jax.default_backend()
         if config.model.dtype == "auto":
             tree["model"]["dtype"] = "float32" if platform == "cpu" else "bfloat16"
@@ -101,6 +99,9 @@ class Settings(schema.Config):
         model = _create_model(tree["model"], tree["train"]["remat"])
         for option in models.options(config.model.name):
             tree["model"][option] = getattr(model, option)
+        if config.train.onednn is None:
+            is_long = len(dataset.train.labels) >= ONEDNN_FROM
+            tree["train"]["onednn"] = is_long and model.gains_by_onednn
         return cls.from_json(tree)
 
     @classmethod

@@ -1,5 +1,7 @@
 """What all networks have in common: the number of classes, and how their layers compute."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -17,6 +19,9 @@ class Network(nn.Module, kw_only=True):
         norm_groups: Equal parts of a batch, each of which the norms normalize alone.
         norm_momentum: Kept fraction of the norms' running statistics.
     """
+
+    gains_by_onednn: ClassVar[bool] = True
+    """Whether steps are so much faster with oneDNN that a start may take longer for it."""
 
     num_classes: int = 10
     dtype: DTypeLike = jnp.float32

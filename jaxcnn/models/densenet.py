@@ -1,6 +1,6 @@
 """DenseNet: densely connected networks of Huang et al. 2017 (arXiv:1608.06993)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,9 @@ class DenseNet(base.Network):
             arrays: same numbers, less memory, more time (arXiv:1707.06990). It changes nothing
             where a block is one operation, which needs little memory anyway.
     """
+
+    # No faster with it, and long to compile: docs/performance.md has the times.
+    gains_by_onednn: ClassVar[bool] = False
 
     blocks: tuple[int, ...]
     growth_rate: int = 12

@@ -1,9 +1,10 @@
 """Convolution, pooling and norms that are fast on the CPU, and the stock primitives elsewhere."""
 
+from jaxcnn.ops.activations import gelu, relu
 from jaxcnn.ops.conv.api import conv_general_dilated
 from jaxcnn.ops.dense_block.op import dense_block
 from jaxcnn.ops.lowering import CPU_COMPILER_OPTIONS, YNN_FUSIONS
-from jaxcnn.ops.norm import at_least_float32, gelu, moments, normalize, relu
+from jaxcnn.ops.norm import at_least_float32, moments, normalize
 from jaxcnn.ops.norm_conv import norm_relu_conv
 from jaxcnn.ops.onednn_calls import are_in as calls_onednn
 from jaxcnn.ops.onednn_calls import is_present as has_onednn

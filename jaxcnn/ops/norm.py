@@ -6,7 +6,6 @@ reads four and writes one, and no array but the input is kept for it.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -121,55 +120,6 @@ def affine_of(
     """`a` and `b`, with which `normalize` is `a x + b`."""
     a = scale * lax.rsqrt(var + epsilon)
     return a, bias - mean * a
-
-
-@jax.custom_jvp
-def relu(x: jax.Array) -> jax.Array:
-    """ReLU; on the CPU its gradient looks at the result, not at what the result was made of.
-
-    The result is kept for the next layer anyway. Otherwise XLA computes it again for the gradient,
-    from every array that it is the sum of.
-    """
-
-    def written_once(x: jax.Array) -> jax.Array:
-        return lax.optimization_barrier(jnp.maximum(x, 0))
-
-    y: jax.Array = cpu_or_stock(written_once, jax.nn.relu, x)
-    return y
-
-
-@relu.defjvp
-def _relu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    y = relu(*primals)
-    return y, jnp.where(y > 0, tangents[0], 0)
-
-
-@jax.custom_jvp
-def gelu(x: jax.Array) -> jax.Array:
-    """The Gaussian error linear unit x Phi(x), Phi the normal distribution, not approximated.
-
-    Hendrycks & Gimpel 2016, arXiv:1606.08415. On the CPU by erf, whose gradient is computed again
-    from `x`: by erfc, as in `jax.nn.gelu`, it takes three loops and keeps arrays between them.
-    """
-    y: jax.Array = cpu_or_stock(_gelu, functools.partial(jax.nn.gelu, approximate=False), x)
-    return y
-
-
-@gelu.defjvp
-def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (x,) = primals
-    # The barrier keeps XLA from computing erf once for both and keeping it.
-    again = lax.optimization_barrier(x)
-    slope = _normal_cdf(again) + again * jnp.exp(-0.5 * again * again) / math.sqrt(2 * math.pi)
-    return gelu(x), tangents[0] * slope.astype(x.dtype)
-
-
-def _gelu(x: jax.Array) -> jax.Array:
-    return (x * _normal_cdf(x)).astype(x.dtype)
-
-
-def _normal_cdf(x: jax.Array) -> jax.Array:
-    return 0.5 * (1 + lax.erf(at_least_float32(x) / math.sqrt(2)))
 
 
 def along(pixels: jax.Array, channels: jax.Array) -> jax.Array:

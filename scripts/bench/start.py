@@ -35,6 +35,7 @@ NETWORKS = {
     "densenet_bc100_k12": "densenet",
 }
 _FEW = ("--dataset.train_split=train[:256]", "--dataset.eval_split=test[:256]")
+_STAGES = ("imports", "data", "training step", "evaluation", "initial state", "other")
 _LINE = re.compile(r"^start: .+$", re.M)
 
 
@@ -73,18 +74,17 @@ def measured(network: str, dataset: str, rounds: int) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Returns the report in Markdown, a row for each network and kind."""
-    names = ["imports", "data", "training step", "evaluation", "initial state", "other"]
+    """Returns the report in Markdown, a row for each network."""
     rows = []
     for network, kinds in report["networks"].items():
-        for kind, found in kinds.items():
-            later = {
-                name: statistics.median(each[name] for each in found["later"])
-                for name in ("all", *names)
-            }
-            numbers = [found["first"]["all"], *later.values()]
-            rows.append([network, kind, *(f"{number:.1f}" for number in numbers)])
-    head = ["network", "oneDNN", "first start, s", "later, s", *(f"of it {name}" for name in names)]
+        row = [network]
+        for kind in ("with", "without"):
+            found = kinds.get(kind)
+            row.append(f"{found['first']['all']:.1f}" if found else "-")
+            row.append(f"{_later(found, 'all'):.1f}" if found else "-")
+        rows.append([*row, *(f"{_later(kinds['without'], name):.1f}" for name in _STAGES)])
+    head = ["network", "with oneDNN: first, s", "later", "without: first", "later"]
+    head += [f"of it {_STAGES[0]}", *_STAGES[1:]]
     return "\n".join(
         [
             tables.markdown(head, rows),
@@ -93,6 +93,10 @@ def table(report: dict[str, Any]) -> str:
             f"later ones; {report['machine']}, jax {report['jax']}.",
         ]
     )
+
+
+def _later(found: dict[str, Any], stage: str) -> float:
+    return statistics.median(each[stage] for each in found["later"])
 
 
 def main() -> None:

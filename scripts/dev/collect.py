@@ -57,6 +57,9 @@ WRITERS = {
     "planted-faults": ("checks/planted_faults.py", "faults that the fast tests find"),
     "wrong-commands": ("checks/wrong_commands.py", "how wrong commands end"),
     "speedrun": ("bench/speedrun.py", "the recipe of configs/speedrun.py by seeds, and PyTorch"),
+    "start": ("bench/start.py", "the time from the command to the first step"),
+    "steps": ("bench/steps.py", "training steps against PyTorch, and without oneDNN"),
+    "roofline": ("bench/roofline.py", "steps against the machine's limits"),
     "structure": ("checks/structure.py", "how the package is built"),
     "same-numbers": ("checks/same_numbers.py", "two versions of the program, byte for byte"),
 }
