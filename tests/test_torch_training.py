@@ -62,9 +62,11 @@ def test_a_recipe_that_the_other_loop_does_not_know_is_refused(script):
 
 
 def test_the_table_has_a_row_for_each_network(script):
-    row = {**script.compared([0.64, 0.66], [0.65, 0.66]), "recipe": {"train": {"epochs": 10}}}
+    recipe = {"train": {"epochs": 10}, "dataset": {"fingerprint": "cifar10 modified"}}
+    row = {**script.compared([0.64, 0.66], [0.65, 0.66]), "recipe": recipe}
     text = script.table({"networks": {"lenet": row}, "machine": "m", "jax": "1", "torch": "t"})
     assert "| lenet | 10 | 65.00 ± 1.41 | 2 | 65.50 ± 0.71 | 2 | -0.50 | 1.12 |" in text
+    assert text.endswith("\n\nm, jax 1, t; data: cifar10 modified (JPEG copy).")
 
 
 def _settings(name):

@@ -105,7 +105,10 @@ def table(report: dict[str, Any]) -> str:
             f"| {ours['n']} | {tables.shown(theirs, 2, 100)} | {theirs['n']} "
             f"| {' | '.join(cells)} |"
         )
-    return "\n".join([*lines, "", f"{report['machine']}, jax {report['jax']}, {report['torch']}."])
+    data_sets = {row["recipe"]["dataset"]["fingerprint"] for row in report["networks"].values()}
+    note = " (JPEG copy)" if any("modified" in data_set for data_set in data_sets) else ""
+    origin = f"{report['machine']}, jax {report['jax']}, {report['torch']}"
+    return "\n".join([*lines, "", f"{origin}; data: {', '.join(sorted(data_sets))}{note}."])
 
 
 def trained(

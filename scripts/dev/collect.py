@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "checks"))
 import interchange  # noqa: E402 (a script, not a module of the package)
 import structure  # noqa: E402 (likewise)
 import sums  # noqa: E402 (likewise)
+import torch_training  # noqa: E402 (likewise)
 
 # Beginning of a file's name -> the script that writes it, and what it holds.
 WRITERS = {
@@ -263,6 +264,15 @@ def page(folder: Path) -> str:
             "in it. What was not varied is in the file; `-` stands for trainings that were planned "
             "and not done. Data called `modified` are the JPEG copy of CIFAR-10.",
             *(outfiles.read(path, sweep.markdown).rstrip() for path in sweeps),
+        ]
+    if (training := folder / "torch-training.json").exists():
+        parts += [
+            "## Training as in PyTorch",
+            "The same recipe and the same distribution of initial values, several seeds of each "
+            "(`python scripts/checks/torch_training.py NETWORK --seeds N`): means and standard "
+            "deviations of the accuracy after the last epoch, and Welch's standard error of their "
+            "difference. They should differ by no more than two of these, and by no point.",
+            outfiles.read(training, torch_training.table),
         ]
     if compared := sorted(folder.glob("same-numbers*.json")):
         parts += [
